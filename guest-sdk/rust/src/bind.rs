@@ -11,6 +11,7 @@ use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
 use crate::error::TaskError;
+use crate::failure::Failure;
 use crate::signature::{Kind, Signature};
 
 /// The arguments of one call, each at its parameter's place.
@@ -234,7 +235,7 @@ fn describe(text: &str, error: &serde_json::Error) -> String {
 }
 
 fn type_error(signature: &Signature, what: fmt::Arguments<'_>) -> TaskError {
-    TaskError::new("TypeError", format!("{}() {what}", signature.function))
+    Failure::without_location("TypeError", format!("{}() {what}", signature.function)).into()
 }
 
 fn plural(count: usize) -> &'static str {
@@ -242,8 +243,10 @@ fn plural(count: usize) -> &'static str {
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: &'a str, what: &str, kind: &str) -> Result<T, TaskError> {
-    serde_json::from_str(text)
-        .map_err(|error| TaskError::new("ValueError", format!("{what} is not a JSON {kind}: {error}")))
+    serde_json::from_str(text).map_err(|error| {
+        let message = format!("{what} is not a JSON {kind}: {error}");
+        Failure::without_location("ValueError", message).into()
+    })
 }
 
 /// A JSON map in its own order. As in Python, the last of several equal names counts.

@@ -10,6 +10,7 @@ use crate::bindings::celerybox::task::types as wit;
 use crate::error::TaskError;
 use crate::host::Host;
 use crate::retry::Retry;
+use crate::task::to_json;
 
 /// What a bound task may ask of the worker that runs it: Celery's `self`.
 ///
@@ -73,7 +74,7 @@ impl Context {
     /// `SoftTimeLimitExceeded` once that limit has passed, and what the worker says when it cannot store it.
     #[track_caller]
     pub fn update_state(&self, state: &str, meta: &(impl Serialize + ?Sized)) -> Result<(), TaskError> {
-        let meta = serde_json::to_string(meta)?;
+        let meta = to_json(meta)?;
         match self.host.update_state(state, &meta) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.refused(error)),

@@ -45,10 +45,16 @@ impl Failure {
     /// An exception of this type with one argument, its message. A name of Python's own is in module `builtins`.
     #[track_caller]
     pub fn new(exc_type: impl Into<String>, message: impl Into<String>) -> Self {
-        let mut failure = Self::bare(exc_type.into());
-        failure.0.message = message.into();
-        failure.0.args = list_of(&failure.0.message);
+        let mut failure = Self::without_location(exc_type.into(), message.into());
         failure.0.location = Some(Location::caller());
+        failure
+    }
+
+    /// As [`Failure::new`], for an error that no line of the task's code made.
+    pub(crate) fn without_location(exc_type: impl Into<Cow<'static, str>>, message: String) -> Self {
+        let mut failure = Self::bare(exc_type);
+        failure.0.args = list_of(&message);
+        failure.0.message = message;
         failure
     }
 

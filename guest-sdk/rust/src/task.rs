@@ -120,7 +120,8 @@ pub fn definitions(tasks: &[Task]) -> Vec<Definition> {
 /// Every ending but a value.
 pub fn run(tasks: &[Task], name: &str, args: &str, kwargs: &str) -> Result<String, Ending> {
     let Some(task) = tasks.iter().find(|task| task.name == name) else {
-        let failure = Failure::new("NotRegistered", name).with_module("celery.exceptions");
+        let failure =
+            Failure::without_location("NotRegistered", name.to_owned()).with_module("celery.exceptions");
         return Err(TaskError::from(failure).into_ending("run"));
     };
     task.run(&Context::default(), args, kwargs)
@@ -182,9 +183,9 @@ impl FromValue {
 /// # Errors
 ///
 /// Kombu's `EncodeError` for what JSON cannot hold, such as a map whose keys are lists.
-pub fn to_json<T: Serialize>(value: &T) -> Result<String, TaskError> {
+pub fn to_json(value: &(impl Serialize + ?Sized)) -> Result<String, TaskError> {
     serde_json::to_string(value).map_err(|error| {
-        let failure = Failure::new("EncodeError", error.to_string());
+        let failure = Failure::without_location("EncodeError", error.to_string());
         failure.with_module("kombu.exceptions").into()
     })
 }
