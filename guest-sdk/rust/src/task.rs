@@ -8,6 +8,7 @@ use crate::bindings::exports::celerybox::task::handler::Ending;
 use crate::context::Context;
 use crate::error::TaskError;
 use crate::failure::Failure;
+use crate::host::Host;
 use crate::signature::Signature;
 
 /// One task of a component. `#[task]` makes it: `add::TASK` for a function `add`.
@@ -124,8 +125,10 @@ pub fn run(tasks: &[Task], name: &str, args: &str, kwargs: &str) -> Result<Strin
             Failure::without_location("NotRegistered", name.to_owned()).with_module("celery.exceptions");
         return Err(TaskError::from(failure).into_ending("run"));
     };
-    task.run(&Context::default(), args, kwargs)
-        .map_err(|error| error.into_ending(task.signature.function))
+    let function = task.signature.function;
+    let context = Context::new(Host::default(), function);
+    task.run(&context, args, kwargs)
+        .map_err(|error| error.into_ending(function))
 }
 
 /// Tells a function that can fail from one that cannot by the type it returns, also behind an alias such as

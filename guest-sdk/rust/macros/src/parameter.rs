@@ -161,26 +161,30 @@ impl Parameter {
         );
         let optional = self.default.is_some();
         quote! {
-            Parameter { name: #name, kind: Kind::#kind, optional: #optional }
+            ::celerybox_guest::__private::Parameter {
+                name: #name,
+                kind: ::celerybox_guest::__private::Kind::#kind,
+                optional: #optional,
+            }
         }
     }
 
-    /// An expression for its value, given `bound`.
-    pub(crate) fn value(&self, index: usize) -> TokenStream {
+    /// An expression for its value, taken from `arguments`.
+    pub(crate) fn value(&self, arguments: &Ident, index: usize) -> TokenStream {
         let ty = &self.ty;
         match (self.kind, &self.default) {
-            (Kind::Args, _) => quote!(bound.args::<#ty>(#index)?),
-            (Kind::Kwargs, _) => quote!(bound.kwargs::<#ty>(#index)?),
-            (_, None) => quote!(bound.required::<#ty>(#index)?),
+            (Kind::Args, _) => quote!(#arguments.args::<#ty>(#index)?),
+            (Kind::Kwargs, _) => quote!(#arguments.kwargs::<#ty>(#index)?),
+            (_, None) => quote!(#arguments.required::<#ty>(#index)?),
             (_, Some(Default::None)) => {
-                quote!(bound.optional::<#ty>(#index, || ::core::option::Option::None)?)
+                quote!(#arguments.optional::<#ty>(#index, || ::core::option::Option::None)?)
             }
             (_, Some(Default::Expression(value))) => match &**value {
                 // So that `#[default("en")] language: String` can be written.
                 Expr::Lit(ExprLit {
                     lit: Lit::Str(text), ..
-                }) => quote!(bound.optional::<#ty>(#index, || ::core::convert::From::from(#text))?),
-                value => quote!(bound.optional::<#ty>(#index, || #value)?),
+                }) => quote!(#arguments.optional::<#ty>(#index, || ::core::convert::From::from(#text))?),
+                value => quote!(#arguments.optional::<#ty>(#index, || #value)?),
             },
         }
     }
