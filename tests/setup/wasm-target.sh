@@ -21,7 +21,11 @@ libdir=$(rustc --print target-libdir --target "$target" 2>/dev/null) ||
     stop "this rustc ($(rustc --version)) does not know $target; celerybox needs Rust 1.95 or newer (rustup update)."
 rustlib=$(dirname "$(dirname "$libdir")")
 
-installed() { compgen -G "$libdir/libstd-*.rlib" >/dev/null; }
+# What this script built itself carries the version it was built for: `rustup update` leaves it behind, useless.
+stamp="$rustlib/$target/built-from-source-for"
+installed() {
+    compgen -G "$libdir/libstd-*.rlib" >/dev/null && { [ ! -e "$stamp" ] || [ "$(<"$stamp")" = "$(rustc -vV)" ]; }
+}
 installed && exit 0
 
 # One installer at a time in this toolchain; the folder itself is the lock, so that no file is left behind.
@@ -165,6 +169,7 @@ for rlib in "$work/target/$target/release/deps"/*.rlib; do
 done
 cp "$work/wasi-libc/usr/lib/$target"/{libc.a,crt1-command.o,crt1-reactor.o} "$staged/lib/self-contained/"
 compgen -G "$staged/lib/libstd-*.rlib" >/dev/null || stop "the build of std for $target left no libstd; $advice."
+rustc -vV >"$staged/$(basename "$stamp")"
 rm -rf "${rustlib:?}/$target"
 mv "$staged" "$rustlib/$target"
 staged=""
