@@ -1,0 +1,3 @@
+//! The black-box tests: real servers, real workers, real Python clients.
+
+mod harness;
