@@ -1,7 +1,9 @@
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::broker::Place;
 use crate::place::{celerybox, guests, root, tasks};
@@ -24,19 +26,25 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the worker under test with the example tasks and the test guests and these further arguments, which
-    /// `celery worker` has too (`-c`, `-Q`, `-n`, `--prefetch-multiplier` …), and waits until it is ready.
-    pub fn start(place: &Place, arguments: &[&str]) -> Worker {
+    /// Starts the worker under test with the example tasks and the test guests, and waits until it is ready.
+    ///
+    /// `settings` is an object with Celery's names for what differs from the defaults. `arguments` are those that
+    /// `celery worker` has too (`-c`, `-Q`, `-n`, `--prefetch-multiplier` …).
+    pub fn start(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
         if against_real_celery() {
-            return Worker::python(place, arguments);
+            return Worker::python(place, settings, arguments);
         }
-        let mut command = Worker::command(place);
+        let mut command = Worker::command(place, settings);
         command.args(arguments);
         Worker::run("celerybox worker", &mut command)
     }
 
-    /// `celerybox worker` with the place and the tasks, for a test that adds to it.
-    pub fn command(place: &Place) -> Command {
+    /// `celerybox worker` with the place, the settings and the tasks, for a test that adds to it.
+    pub fn command(place: &Place, settings: &Value) -> Command {
+        static FILES: AtomicU32 = AtomicU32::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let file = place.folder().join(format!("settings-{number}.toml"));
+        std::fs::write(&file, toml(settings)).expect("the folder is writable");
         let mut command = Command::new(celerybox());
         command
             .arg("worker")
@@ -44,6 +52,8 @@ impl Worker {
             .arg(tasks())
             .arg("--tasks")
             .arg(guests())
+            .arg("--config")
+            .arg(file)
             .args(["-b", &place.broker_url()])
             .args(["--result-backend", &place.backend_url()])
             .current_dir(place.folder())
@@ -53,9 +63,10 @@ impl Worker {
     }
 
     /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`.
-    pub fn python(place: &Place, arguments: &[&str]) -> Worker {
+    pub fn python(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
         let mut command = interpreter(place);
         command
+            .env("TEST_SETTINGS", settings.to_string())
             .args(["-m", "celery", "-A", "proj", "worker", "-l", "INFO"])
             .args([
                 "--without-gossip",
@@ -82,6 +93,13 @@ impl Worker {
     pub fn count_lines(&self, text: &str) -> usize {
         let lines = self.process.lines();
         lines.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Prints the last hundred log lines, for a test that failed without ending this worker.
+    pub fn print_log(&self) {
+        let lines = self.process.lines();
+        let last = lines.len().saturating_sub(100);
+        eprintln!("--- the worker's log:\n{}", lines[last..].join("\n"));
     }
 
     /// `SIGTERM`, `SIGINT`, `SIGQUIT` … to the worker itself.
@@ -111,4 +129,22 @@ impl Worker {
     pub fn peak_memory(&self) -> u64 {
         self.process.peak_memory()
     }
+}
+
+/// The settings as TOML: one line for each, objects as inline tables. Strings and numbers are written alike in both.
+fn toml(settings: &Value) -> String {
+    let lines = settings.as_object().into_iter().flatten();
+    lines
+        .map(|(name, value)| format!("{name} = {}\n", inline(value)))
+        .collect()
+}
+
+fn inline(value: &Value) -> String {
+    let Value::Object(fields) = value else {
+        return value.to_string();
+    };
+    let fields = fields
+        .iter()
+        .map(|(name, value)| format!("{name} = {}", inline(value)));
+    format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
 }
