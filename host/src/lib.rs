@@ -1,1 +1,9 @@
-//! celerybox
+//! celerybox: a Celery worker that runs each task as a WebAssembly component in a sandbox of its own.
+//!
+//! The way of a message is `execution::handle`. `host/README.md` is the architecture page.
+
+pub mod backend;
+pub mod broker;
+pub mod message;
+pub mod outcome;
+pub mod task;

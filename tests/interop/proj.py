@@ -86,7 +86,7 @@ def progress(self, steps, delay):
 
 @app.task(name="probe.request", bind=True)
 def request(self):
-    names = ("id", "task", "args", "kwargs", "retries", "root_id", "parent_id", "correlation_id", "hostname", "argsrepr")
+    names = ("id", "task", "args", "kwargs", "retries", "root_id", "parent_id", "correlation_id", "hostname")
     return {name: getattr(self.request, name) for name in names}
 
 

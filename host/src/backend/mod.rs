@@ -1,0 +1,48 @@
+//! Result backends: where outcomes go (contract section 5).
+
+pub mod filesystem;
+pub mod redis;
+pub mod rpc;
+
+use async_trait::async_trait;
+
+use crate::outcome::State;
+
+/// One state of one task, ready to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredResult {
+    /// Task id.
+    pub task_id: String,
+    /// The state; decides about expiry and about what may be overwritten.
+    pub state: State,
+    /// The whole result document as JSON text (contract section 5.1).
+    pub meta: String,
+    /// Where an RPC result goes.
+    pub reply_to: Option<String>,
+    /// The request's correlation id.
+    pub correlation_id: Option<String>,
+}
+
+/// Why a result was not stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The URL or an option makes no sense; trying again does not help.
+    #[error("{0}")]
+    Config(String),
+    /// The backend does not answer.
+    #[error("{0}")]
+    Connection(String),
+    /// The backend does not offer this.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// A place for results.
+#[async_trait]
+pub trait ResultBackend: Send + Sync {
+    /// Stores a state, unless SUCCESS is stored already, and tells those who wait for it.
+    async fn store(&self, result: StoredResult) -> Result<(), BackendError>;
+
+    /// The stored result document, or `None` when there is none.
+    async fn fetch(&self, task_id: &str) -> Result<Option<String>, BackendError>;
+}

@@ -1,0 +1,188 @@
+//! kombu's JSON envelope, which Redis and the filesystem carry (contract section 2.2.1).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{JsonMap, Message, Outgoing, Properties, Route};
+
+/// What an envelope holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opened {
+    /// The message.
+    pub message: Message,
+    /// `properties.delivery_info`.
+    pub route: Route,
+    /// `properties.delivery_tag`, when it is there.
+    pub delivery_tag: Option<String>,
+    /// Whether it had been delivered before.
+    pub redelivered: bool,
+}
+
+/// Why an envelope cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Not a JSON map of the right shape.
+    #[error("not a message envelope: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The body is not the base64 it claims to be.
+    #[error("the body is not base64: {0}")]
+    Base64(#[from] base64::DecodeError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    body: std::borrow::Cow<'a, str>,
+    #[serde(rename = "content-encoding", default)]
+    content_encoding: Option<String>,
+    #[serde(rename = "content-type", default)]
+    content_type: Option<String>,
+    #[serde(default)]
+    headers: Value,
+    #[serde(default)]
+    properties: JsonMap,
+}
+
+/// Opens an envelope.
+pub fn open(text: &[u8]) -> Result<Opened, EnvelopeError> {
+    let envelope: Envelope<'_> = serde_json::from_slice(text)?;
+    let mut properties = envelope.properties;
+    let body = match properties.remove("body_encoding") {
+        Some(Value::String(encoding)) if encoding == "base64" => BASE64.decode(envelope.body.as_bytes())?,
+        _ => envelope.body.into_owned().into_bytes(),
+    };
+    let delivery_info = properties.remove("delivery_info");
+    let part = |name: &str| {
+        let part = delivery_info
+            .as_ref()
+            .and_then(|info| info.get(name))
+            .and_then(Value::as_str);
+        part.unwrap_or_default().to_owned()
+    };
+    let route = Route {
+        exchange: part("exchange"),
+        routing_key: part("routing_key"),
+    };
+    let redelivered = delivery_info
+        .as_ref()
+        .and_then(|info| info.get("redelivered"))
+        .and_then(Value::as_bool)
+        == Some(true);
+    Ok(Opened {
+        route,
+        redelivered,
+        delivery_tag: take_text(&mut properties, "delivery_tag"),
+        message: Message {
+            headers: match envelope.headers {
+                Value::Object(headers) => Some(headers),
+                _ => None,
+            },
+            properties: Properties {
+                content_type: envelope.content_type,
+                content_encoding: envelope.content_encoding,
+                ..properties_from_json(properties)
+            },
+            body,
+        },
+    })
+}
+
+/// Writes an envelope with a delivery tag of its own.
+pub fn seal(outgoing: &Outgoing) -> String {
+    let message = &outgoing.message;
+    let mut properties = properties_to_json(&message.properties);
+    properties.remove("content_type");
+    properties.remove("content_encoding");
+    // Python consumers index these without a default (contract section 2.2.1).
+    properties.insert(
+        "delivery_mode".into(),
+        message.properties.delivery_mode.unwrap_or(2).into(),
+    );
+    properties.insert("priority".into(), message.properties.priority.unwrap_or(0).into());
+    properties.insert("body_encoding".into(), "base64".into());
+    properties.insert("delivery_tag".into(), Uuid::new_v4().to_string().into());
+    let mut info = JsonMap::new();
+    info.insert("exchange".into(), outgoing.route.exchange.clone().into());
+    info.insert("routing_key".into(), outgoing.route.routing_key.clone().into());
+    properties.insert("delivery_info".into(), Value::Object(info));
+    let envelope = Envelope {
+        body: BASE64.encode(&message.body).into(),
+        content_encoding: message.properties.content_encoding.clone(),
+        content_type: message.properties.content_type.clone(),
+        headers: Value::Object(message.headers.clone().unwrap_or_default()),
+        properties,
+    };
+    // A map with text keys always serializes.
+    serde_json::to_string(&envelope).unwrap_or_default()
+}
+
+/// Marks an envelope as delivered before, for its way back to the queue (contract section 2.2.4).
+/// Text that is no envelope comes back as it is.
+pub fn mark_redelivered(text: &str) -> String {
+    let Ok(Value::Object(mut envelope)) = serde_json::from_str(text) else {
+        return text.to_owned();
+    };
+    if let Some(Value::Object(headers)) = envelope.get_mut("headers") {
+        headers.insert("redelivered".into(), true.into());
+    }
+    if let Some(Value::Object(info)) = envelope
+        .get_mut("properties")
+        .and_then(|p| p.get_mut("delivery_info"))
+    {
+        info.insert("redelivered".into(), true.into());
+    }
+    Value::Object(envelope).to_string()
+}
+
+/// The properties as one map, with the names of kombu's envelope.
+pub fn properties_to_json(properties: &Properties) -> JsonMap {
+    let mut map = properties.other.clone();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            map.insert(name.into(), value);
+        }
+    };
+    put("content_type", properties.content_type.clone().map(Value::from));
+    put(
+        "content_encoding",
+        properties.content_encoding.clone().map(Value::from),
+    );
+    put(
+        "correlation_id",
+        properties.correlation_id.clone().map(Value::from),
+    );
+    put("reply_to", properties.reply_to.clone().map(Value::from));
+    put("priority", properties.priority.map(Value::from));
+    put("delivery_mode", properties.delivery_mode.map(Value::from));
+    put("expiration", properties.expiration.clone().map(Value::from));
+    map
+}
+
+/// The properties out of one map with the names of kombu's envelope; unknown ones are kept.
+pub fn properties_from_json(mut map: JsonMap) -> Properties {
+    let small = |value: Option<Value>| value.and_then(|v| v.as_u64()).and_then(|n| u8::try_from(n).ok());
+    Properties {
+        content_type: take_text(&mut map, "content_type"),
+        content_encoding: take_text(&mut map, "content_encoding"),
+        correlation_id: take_text(&mut map, "correlation_id"),
+        reply_to: take_text(&mut map, "reply_to"),
+        priority: small(map.remove("priority")),
+        delivery_mode: small(map.remove("delivery_mode")),
+        expiration: match map.remove("expiration") {
+            Some(Value::String(text)) => Some(text),
+            Some(Value::Number(number)) => Some(number.to_string()),
+            _ => None,
+        },
+        other: map,
+    }
+}
+
+fn take_text(map: &mut JsonMap, name: &str) -> Option<String> {
+    match map.remove(name) {
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    }
+}

@@ -1,0 +1,368 @@
+//! How a run ended, and the result document that says so (contract sections 3.10 and 5.1).
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::message::JsonMap;
+
+/// A task state (contract section 5.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It runs.
+    Started,
+    /// It ended with a value.
+    Success,
+    /// It ended with an error.
+    Failure,
+    /// It will be tried again.
+    Retry,
+    /// It was called off, or came too late.
+    Revoked,
+    /// A state of the task's own, for example `PROGRESS`.
+    Custom(String),
+}
+
+impl State {
+    /// Celery's name of the state.
+    pub fn as_str(&self) -> &str {
+        match self {
+            State::Started => "STARTED",
+            State::Success => "SUCCESS",
+            State::Failure => "FAILURE",
+            State::Retry => "RETRY",
+            State::Revoked => "REVOKED",
+            State::Custom(name) => name,
+        }
+    }
+
+    /// Whether nothing follows: only such states have a `date_done`.
+    pub fn is_ready(&self) -> bool {
+        matches!(self, State::Success | State::Failure | State::Revoked)
+    }
+
+    /// The state a task asked for with `update_state`; `None` for a name that is empty, longer than 64 bytes, or
+    /// one of those that only a worker may write.
+    pub fn custom(name: &str) -> Option<Self> {
+        const RESERVED: [&str; 9] = [
+            "PENDING", "RECEIVED", "STARTED", "SUCCESS", "FAILURE", "REVOKED", "REJECTED", "RETRY", "IGNORED",
+        ];
+        let fine = !name.is_empty()
+            && name.len() <= 64
+            && !name.chars().any(char::is_control)
+            && !RESERVED.contains(&name.to_ascii_uppercase().as_str());
+        fine.then(|| State::Custom(name.to_owned()))
+    }
+}
+
+/// An error as Celery stores it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// The class name.
+    pub exc_type: String,
+    /// The module of the class; without one the client makes up a class of that name.
+    pub exc_module: Option<String>,
+    /// The arguments of the exception.
+    pub exc_args: Vec<serde_json::Value>,
+    /// Text for people.
+    pub traceback: Option<String>,
+}
+
+/// Modules whose exceptions a task may name. A client resolves a name only in modules it has imported, and calls
+/// what it finds, so a task chooses among well-known exception classes and nothing else.
+const NAMEABLE: [(&str, &[&str]); 3] = [
+    (
+        "builtins",
+        &[
+            "ArithmeticError",
+            "AssertionError",
+            "AttributeError",
+            "BaseException",
+            "BlockingIOError",
+            "BrokenPipeError",
+            "BufferError",
+            "ConnectionAbortedError",
+            "ConnectionError",
+            "ConnectionRefusedError",
+            "ConnectionResetError",
+            "EOFError",
+            "EnvironmentError",
+            "Exception",
+            "FileExistsError",
+            "FileNotFoundError",
+            "FloatingPointError",
+            "IOError",
+            "ImportError",
+            "IndexError",
+            "InterruptedError",
+            "IsADirectoryError",
+            "KeyError",
+            "LookupError",
+            "MemoryError",
+            "ModuleNotFoundError",
+            "NameError",
+            "NotADirectoryError",
+            "NotImplementedError",
+            "OSError",
+            "OverflowError",
+            "PermissionError",
+            "ProcessLookupError",
+            "RecursionError",
+            "ReferenceError",
+            "RuntimeError",
+            "StopIteration",
+            "SyntaxError",
+            "TimeoutError",
+            "TypeError",
+            "UnboundLocalError",
+            "UnicodeDecodeError",
+            "UnicodeEncodeError",
+            "UnicodeError",
+            "UnicodeTranslateError",
+            "ValueError",
+            "ZeroDivisionError",
+        ],
+    ),
+    (
+        "celery.exceptions",
+        &[
+            "Ignore",
+            "MaxRetriesExceededError",
+            "Reject",
+            "SoftTimeLimitExceeded",
+            "TimeLimitExceeded",
+        ],
+    ),
+    ("billiard.exceptions", &["SoftTimeLimitExceeded"]),
+];
+
+impl Failure {
+    /// An error of the worker's own with a text as its only argument.
+    pub fn new(exc_module: &str, exc_type: &str, message: impl Into<String>) -> Self {
+        Self {
+            exc_type: exc_type.to_owned(),
+            exc_module: Some(exc_module.to_owned()),
+            exc_args: vec![serde_json::Value::String(message.into())],
+            traceback: None,
+        }
+    }
+
+    /// The hard time limit ended the run (contract section 3.7). Celery's argument is the limit in seconds.
+    pub fn time_limit_exceeded(limit: f64) -> Self {
+        Self {
+            exc_type: "TimeLimitExceeded".into(),
+            exc_module: Some("billiard.exceptions".into()),
+            exc_args: vec![number(limit)],
+            traceback: None,
+        }
+    }
+
+    /// A limit of the sandbox ended the run; `limit` is the setting's name.
+    pub fn limit(exc_type: &str, limit: &str, detail: impl std::fmt::Display) -> Self {
+        Self::new("builtins", exc_type, format!("{limit}: {detail}"))
+    }
+
+    /// The error without a class name the task must not choose: the module goes, the name stays, so that the client
+    /// makes up a class of that name (contract section 5.1).
+    #[must_use]
+    pub fn with_nameable_class(mut self) -> Self {
+        let nameable = NAMEABLE.iter().any(|(module, classes)| {
+            self.exc_module.as_deref() == Some(*module) && classes.contains(&self.exc_type.as_str())
+        });
+        if !nameable {
+            self.exc_module = None;
+        }
+        if !is_class_name(&self.exc_type) {
+            self.exc_type = "Exception".into();
+        }
+        self
+    }
+
+    /// The error as Python prints it, for logs and events: `ValueError('boom', 42)`.
+    pub fn repr(&self) -> String {
+        let args: Vec<String> = self.exc_args.iter().map(crate::message::repr::value).collect();
+        format!("{}({})", self.exc_type, args.join(", "))
+    }
+}
+
+fn is_class_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 128
+        && text.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.')
+        && !text.starts_with(|c: char| c.is_numeric())
+}
+
+/// A number of seconds as Python would write it: `1` stays an integer, `1.5` a float.
+fn number(seconds: f64) -> serde_json::Value {
+    if seconds.fract() == 0.0 && seconds.abs() < 1e15 {
+        serde_json::Value::from(seconds as i64)
+    } else {
+        serde_json::Value::from(seconds)
+    }
+}
+
+/// A retry that the host accepted; its message is sent when the task ends with it (contract section 3.6).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Retry {
+    /// New positional arguments, a JSON list.
+    pub args: Option<Box<str>>,
+    /// New keyword arguments, a JSON map.
+    pub kwargs: Option<Box<str>>,
+    /// When: seconds from the end of the run, or a time.
+    pub when: RetryWhen,
+    /// A new expiry, ISO 8601.
+    pub expires: Option<String>,
+    /// The error that made the retry necessary.
+    pub exc: Option<Failure>,
+    /// Other options of `apply_async`.
+    pub options: JsonMap,
+}
+
+/// When a retry is due.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RetryWhen {
+    /// So many seconds from now; 0 means at once, without an ETA.
+    Countdown(f64),
+    /// At this time, ISO 8601.
+    Eta(String),
+}
+
+impl Default for RetryWhen {
+    fn default() -> Self {
+        RetryWhen::Countdown(0.0)
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// With a value, as JSON text.
+    Success(Box<str>),
+    /// With an error of the task, or of a limit it ran into.
+    Failure(Failure),
+    /// Its hard time limit (seconds) ended it.
+    TimeLimit(f64),
+    /// It is to be tried again.
+    Retry(Box<Retry>),
+    /// Celery's `Reject`.
+    Reject {
+        /// Why, in the task's words.
+        reason: Option<String>,
+        /// Whether the message goes back.
+        requeue: bool,
+    },
+    /// Celery's `Ignore`.
+    Ignore,
+    /// It came after its `expires`.
+    Expired,
+    /// A cold shutdown ended it (contract section 3.14).
+    Cancelled,
+    /// The sandbox itself failed; not the task's doing.
+    WorkerLost(String),
+}
+
+/// The result document (contract section 5.1), in Python's order of keys.
+#[derive(Debug, Serialize)]
+pub struct Meta<'a> {
+    /// The state's name.
+    pub status: &'a str,
+    /// The value, the error map, or whatever `update_state` was given.
+    pub result: &'a RawValue,
+    /// Text for people.
+    pub traceback: Option<&'a str>,
+    /// Result tuples of the tasks sent while it ran.
+    pub children: &'a [serde_json::Value],
+    /// When it ended, ISO 8601; null while it has not.
+    pub date_done: Option<String>,
+    /// Group, when it is in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_id: Option<&'a str>,
+    /// Parent, when it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<&'a str>,
+    /// With `result_extended`, the request's own fields.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub extended: Option<Extended<'a>>,
+    /// Task id; readers of Redis need it.
+    pub task_id: &'a str,
+}
+
+/// What `result_extended` adds to the document.
+#[derive(Debug, Serialize)]
+pub struct Extended<'a> {
+    /// Task name.
+    pub name: &'a str,
+    /// Positional arguments.
+    pub args: &'a RawValue,
+    /// Keyword arguments.
+    pub kwargs: &'a RawValue,
+    /// Node name.
+    pub worker: &'a str,
+    /// How often it was retried.
+    pub retries: u32,
+    /// The delivery's routing key.
+    pub queue: &'a str,
+    /// Names of the stamps, when there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stamped_headers: Option<&'a [String]>,
+    /// One key for each stamp.
+    #[serde(flatten)]
+    pub stamps: JsonMap,
+}
+
+/// The error map of a failure (contract section 5.1).
+#[derive(Debug, Serialize)]
+pub struct ErrorMap<'a> {
+    exc_type: &'a str,
+    exc_message: &'a [serde_json::Value],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exc_module: Option<&'a str>,
+}
+
+impl<'a> From<&'a Failure> for ErrorMap<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        Self {
+            exc_type: &failure.exc_type,
+            exc_message: &failure.exc_args,
+            exc_module: failure.exc_module.as_deref(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_may_not_write_the_workers_states() {
+        for name in [
+            "SUCCESS", "success", "FAILURE", "RETRY", "REVOKED", "STARTED", "", "A\nB",
+        ] {
+            assert_eq!(State::custom(name), None, "{name:?}");
+        }
+        assert_eq!(State::custom("PROGRESS").unwrap().as_str(), "PROGRESS");
+    }
+
+    #[test]
+    fn a_task_chooses_only_well_known_classes() {
+        let named = |module: &str, class: &str| {
+            let failure = Failure::new(module, class, "x").with_nameable_class();
+            (failure.exc_module, failure.exc_type)
+        };
+        assert_eq!(
+            named("builtins", "ValueError"),
+            (Some("builtins".into()), "ValueError".into())
+        );
+        assert_eq!(named("builtins", "SystemExit"), (None, "SystemExit".into()));
+        assert_eq!(named("os", "system"), (None, "system".into()));
+        assert_eq!(named("builtins", "eval('1')"), (None, "Exception".into()));
+    }
+
+    #[test]
+    fn a_whole_limit_is_written_as_an_integer_like_python_does() {
+        let error = serde_json::to_string(&ErrorMap::from(&Failure::time_limit_exceeded(1.0))).unwrap();
+        assert_eq!(
+            error,
+            r#"{"exc_type":"TimeLimitExceeded","exc_message":[1],"exc_module":"billiard.exceptions"}"#
+        );
+    }
+}
