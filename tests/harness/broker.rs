@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::rabbitmq::{RabbitMq, Vhost};
@@ -37,10 +38,7 @@ impl Place {
 
     /// Messages in RabbitMQ, results in Redis.
     pub fn amqp() -> Place {
-        Place::new(
-            Broker::Amqp(RabbitMq::vhost()),
-            Backend::Redis(Redis::start()),
-        )
+        Place::new(Broker::Amqp(RabbitMq::vhost()), Backend::Redis(Redis::start()))
     }
 
     /// Messages in RabbitMQ, results sent back to the client as messages (`rpc://`).
@@ -73,9 +71,7 @@ impl Place {
     /// The result backend's URL, for celerybox and Python alike.
     pub fn backend_url(&self) -> String {
         match (&self.backend, &self.broker) {
-            (Backend::Redis(server), _) | (Backend::SameRedis, Broker::Redis(server)) => {
-                server.url()
-            }
+            (Backend::Redis(server), _) | (Backend::SameRedis, Broker::Redis(server)) => server.url(),
             (Backend::Rpc, _) => "rpc://".to_owned(),
             (Backend::SameRedis | Backend::Files, _) => {
                 let results = self.folder.path().join("results");
@@ -93,6 +89,48 @@ impl Place {
         match &mut self.broker {
             Broker::Redis(server) => server,
             other => panic!("the broker is {other:?}"),
+        }
+    }
+
+    /// The Redis that holds the results.
+    ///
+    /// # Panics
+    /// Where the results are elsewhere.
+    pub fn results(&self) -> &Redis {
+        match (&self.backend, &self.broker) {
+            (Backend::Redis(server), _) | (Backend::SameRedis, Broker::Redis(server)) => server,
+            (other, _) => panic!("the result backend is {other:?}"),
+        }
+    }
+
+    /// The stored result document of a task in the results folder; null where there is none (or half of one: Celery
+    /// writes these files in place).
+    ///
+    /// # Panics
+    /// Where the results are elsewhere.
+    pub fn file_result(&self, id: &str) -> Value {
+        let folder = self.backend_url();
+        let folder = folder.strip_prefix("file://").expect("results are files");
+        let text = std::fs::read_to_string(format!("{folder}/celery-task-meta-{id}"));
+        serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// How many messages of the `celery` queue wait and how many are delivered but not acknowledged. Of RabbitMQ these
+    /// are the numbers of the last seconds.
+    pub fn queue(&self) -> (i64, i64) {
+        match &self.broker {
+            Broker::Redis(server) => (server.list_length("celery"), server.unacked()),
+            Broker::Amqp(vhost) => {
+                let queue = vhost.queue("celery").unwrap_or_default();
+                let count = |name: &str| queue[name].as_i64().unwrap_or(-1);
+                (count("messages_ready"), count("messages_unacknowledged"))
+            }
+            Broker::Filesystem => {
+                let entries = std::fs::read_dir(self.files_folder()).expect("the folder is there");
+                let names = entries.flatten().map(|entry| entry.file_name());
+                let waiting = names.filter(|name| name.to_string_lossy().ends_with(".celery.msg"));
+                (i64::try_from(waiting.count()).unwrap_or(i64::MAX), 0)
+            }
         }
     }
 
