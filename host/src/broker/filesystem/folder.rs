@@ -44,7 +44,8 @@ pub(crate) fn open_file(dir: &Dir, name: &str, write: bool) -> io::Result<File> 
 
 /// Reads a whole file of at most [`LARGEST_FILE`] bytes.
 pub(crate) fn read(file: &mut File) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
+    let length = file.metadata()?.len().min(LARGEST_FILE);
+    let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1);
     file.take(LARGEST_FILE + 1).read_to_end(&mut content)?;
     if content.len() as u64 > LARGEST_FILE {
         return Err(io::Error::new(
