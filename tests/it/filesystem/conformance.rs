@@ -15,16 +15,15 @@ impl Fixture for Folder {
     async fn queued(&self, queue: &str) -> usize {
         let end = format!(".{queue}.msg");
         // As kombu counts: what follows the first dot.
-        let names = self.names("queue").into_iter();
+        let names = self.messages().into_iter();
         names
             .filter(|name| name.find('.').is_some_and(|dot| name[dot..] == end))
             .count()
     }
 
     async fn put_garbage(&self, queue: &str) {
-        std::fs::create_dir_all(self.messages()).unwrap();
         let put = |name: &str, content: &[u8]| {
-            std::fs::write(self.messages().join(format!("1_{name}.{queue}.msg")), content).unwrap();
+            std::fs::write(self.path().join(format!("1_{name}.{queue}.msg")), content).unwrap();
         };
         put("text", b"this is no envelope");
         put("binary", b"\xff\x00\xfe");
@@ -41,7 +40,7 @@ impl Fixture for Folder {
         );
         put("properties", br#"{"body": "", "headers": {}, "properties": []}"#);
         put("deep", "[".repeat(1_000_000).as_bytes());
-        let huge = std::fs::File::create(self.messages().join(format!("1_huge.{queue}.msg"))).unwrap();
+        let huge = std::fs::File::create(self.path().join(format!("1_huge.{queue}.msg"))).unwrap();
         huge.set_len(200 << 20).unwrap();
     }
 }

@@ -131,4 +131,37 @@ mod tests {
         listing.refresh(&dir, &queues(&["a"])).unwrap();
         assert_eq!(listing.next().as_deref(), Some("1_x.a.msg"));
     }
+
+    #[test]
+    fn an_idle_folder_is_read_once_a_second_at_most() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = super::super::folder::open(path.path(), false).unwrap();
+        let old = SystemTime::now() - Duration::from_secs(60);
+        let stamp = |time| {
+            std::fs::File::open(path.path())
+                .unwrap()
+                .set_modified(time)
+                .unwrap()
+        };
+        stamp(old);
+        let mut listing = Listing::default();
+        listing.refresh(&dir, &queues(&["a"])).unwrap();
+        // A file that leaves no trace in the time stamp shows whether the folder is read.
+        dir.write("1_x.a.msg", "").unwrap();
+        stamp(old);
+        listing.refresh(&dir, &queues(&["a"])).unwrap();
+        assert!(listing.is_empty());
+        listing.empty = listing.empty.map(|(when, known)| (when - TRUST, known));
+        listing.refresh(&dir, &queues(&["a"])).unwrap();
+        assert!(!listing.is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_changed_a_moment_ago_is_read_again() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = super::super::folder::open(path.path(), false).unwrap();
+        let mut listing = Listing::default();
+        listing.refresh(&dir, &queues(&["a"])).unwrap();
+        assert!(listing.empty.is_none());
+    }
 }
