@@ -2,4 +2,5 @@
 
 mod conformance;
 mod filesystem;
+mod golden;
 mod harness;
