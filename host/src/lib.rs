@@ -6,4 +6,6 @@ pub mod backend;
 pub mod broker;
 pub mod message;
 pub mod outcome;
+mod redis_link;
+pub mod redis_url;
 pub mod task;
