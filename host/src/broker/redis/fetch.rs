@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::{RedisResult, Script, Value};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::claims::Claims;
 use super::keys::Keys;
@@ -70,24 +70,24 @@ impl Fetcher {
 
     /// Waits until messages may be taken; how many. `None`: stop.
     async fn room(&mut self) -> Option<usize> {
+        let mut gathered = None;
         loop {
             if *self.stop.borrow() || self.deliveries.is_closed() {
                 return None;
             }
-            match self.claims.room() {
-                (count, true) => return Some(count),
-                (0, _) => tokio::select! {
-                    () = self.claims.room_changed() => {}
-                    () = self.deliveries.closed() => {}
-                    () = stopped(&mut self.stop) => {}
-                },
-                (_, false) => {
-                    sleep(GATHER).await;
-                    let (count, _) = self.claims.room();
-                    if count > 0 && !*self.stop.borrow() {
-                        return Some(count);
-                    }
-                }
+            let (count, enough) = self.claims.room();
+            let now = Instant::now();
+            if count > 0 && (enough || gathered.is_some_and(|gathered| gathered <= now)) {
+                return Some(count);
+            }
+            if count > 0 && gathered.is_none() {
+                gathered = Some(now + GATHER);
+            }
+            tokio::select! {
+                () = self.claims.room_changed() => {}
+                () = sleep_until(gathered.unwrap_or(now)), if gathered.is_some() => {}
+                () = self.deliveries.closed() => {}
+                () = stopped(&mut self.stop) => {}
             }
         }
     }
