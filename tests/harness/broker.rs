@@ -37,10 +37,7 @@ impl Place {
 
     /// Messages in RabbitMQ, results in Redis.
     pub fn amqp() -> Place {
-        Place::new(
-            Broker::Amqp(RabbitMq::vhost()),
-            Backend::Redis(Redis::start()),
-        )
+        Place::new(Broker::Amqp(RabbitMq::vhost()), Backend::Redis(Redis::start()))
     }
 
     /// Messages in RabbitMQ, results sent back to the client as messages (`rpc://`).
@@ -73,9 +70,7 @@ impl Place {
     /// The result backend's URL, for celerybox and Python alike.
     pub fn backend_url(&self) -> String {
         match (&self.backend, &self.broker) {
-            (Backend::Redis(server), _) | (Backend::SameRedis, Broker::Redis(server)) => {
-                server.url()
-            }
+            (Backend::Redis(server), _) | (Backend::SameRedis, Broker::Redis(server)) => server.url(),
             (Backend::Rpc, _) => "rpc://".to_owned(),
             (Backend::SameRedis | Backend::Files, _) => {
                 let results = self.folder.path().join("results");

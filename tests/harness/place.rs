@@ -12,10 +12,7 @@ pub fn celerybox() -> PathBuf {
         return named.into();
     }
     let test = std::env::current_exe().expect("the running test has a path");
-    let built = test
-        .ancestors()
-        .nth(2)
-        .map(|profile| profile.join("celerybox"));
+    let built = test.ancestors().nth(2).map(|profile| profile.join("celerybox"));
     existing(
         built.unwrap_or_default(),
         "make test (or cargo build -p celerybox)",

@@ -103,10 +103,7 @@ impl Process {
                 lines.join("\n"),
             );
             // Woken by every line; the limit is there to notice an end without one.
-            let _ = self
-                .output
-                .more
-                .wait_timeout(lines, Duration::from_millis(100));
+            let _ = self.output.more.wait_timeout(lines, Duration::from_millis(100));
         }
     }
 

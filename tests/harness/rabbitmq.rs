@@ -78,8 +78,7 @@ impl RabbitMq {
             management: free_port(),
         };
         let (mapper_port, distribution_port) = (free_port().to_string(), free_port().to_string());
-        std::fs::write(path.join("rabbitmq.conf"), settings(ports, &certificate))
-            .expect("writable");
+        std::fs::write(path.join("rabbitmq.conf"), settings(ports, &certificate)).expect("writable");
         std::fs::write(path.join("plugins"), "[rabbitmq_management].").expect("writable");
 
         // RabbitMQ would start a port mapper that outlives it; ours listens on 127.0.0.1 and ends with the test.
@@ -120,18 +119,14 @@ impl RabbitMq {
             command.env(name, value);
         }
         let mut node = Process::start("rabbitmq-server", &mut command, Some(path));
-        within(
-            Duration::from_secs(120),
-            "RabbitMQ is ready or ends",
-            || {
-                let ended = node.exit_status().is_some();
-                let ready = node
-                    .lines()
-                    .iter()
-                    .any(|line| line.contains("Server startup complete"));
-                (ended || ready).then_some(())
-            },
-        );
+        within(Duration::from_secs(120), "RabbitMQ is ready or ends", || {
+            let ended = node.exit_status().is_some();
+            let ready = node
+                .lines()
+                .iter()
+                .any(|line| line.contains("Server startup complete"));
+            (ended || ready).then_some(())
+        });
         if node.exit_status().is_some() {
             eprintln!("rabbitmq-server ended:\n{}", node.lines().join("\n"));
             return None;

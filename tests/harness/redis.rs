@@ -81,15 +81,9 @@ impl Redis {
             ("--bind", "127.0.0.1"),
             ("--port", &port.to_string()),
             ("--tls-port", &tls_port.to_string()),
-            (
-                "--tls-cert-file",
-                &certificate.certificate.to_string_lossy(),
-            ),
+            ("--tls-cert-file", &certificate.certificate.to_string_lossy()),
             ("--tls-key-file", &certificate.key.to_string_lossy()),
-            (
-                "--tls-ca-cert-file",
-                &certificate.authority.to_string_lossy(),
-            ),
+            ("--tls-ca-cert-file", &certificate.authority.to_string_lossy()),
             ("--tls-auth-clients", "no"),
             ("--unixsocket", "redis.sock"),
             ("--save", ""),
@@ -99,18 +93,14 @@ impl Redis {
             command.arg(name).arg(value);
         }
         let mut process = Process::start("redis-server", &mut command, Some(folder.path()));
-        within(
-            Duration::from_secs(20),
-            "redis-server is ready or ends",
-            || {
-                let ended = process.exit_status().is_some();
-                let ready = process
-                    .lines()
-                    .iter()
-                    .any(|line| line.contains("eady to accept connections"));
-                (ended || ready).then_some(())
-            },
-        );
+        within(Duration::from_secs(20), "redis-server is ready or ends", || {
+            let ended = process.exit_status().is_some();
+            let ready = process
+                .lines()
+                .iter()
+                .any(|line| line.contains("eady to accept connections"));
+            (ended || ready).then_some(())
+        });
         if process.exit_status().is_some() {
             return None;
         }

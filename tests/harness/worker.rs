@@ -68,11 +68,7 @@ impl Worker {
         command
             .env("TEST_SETTINGS", settings.to_string())
             .args(["-m", "celery", "-A", "proj", "worker", "-l", "INFO"])
-            .args([
-                "--without-gossip",
-                "--without-mingle",
-                "--without-heartbeat",
-            ])
+            .args(["--without-gossip", "--without-mingle", "--without-heartbeat"])
             .args(arguments);
         Worker::run("celery worker", &mut command)
     }

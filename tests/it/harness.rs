@@ -7,10 +7,7 @@ use std::time::Duration;
 #[test]
 fn a_redis_is_private_and_ends_with_its_value() {
     let (one, two) = (Redis::start(), Redis::start());
-    assert_eq!(
-        one.command(&["SET", "who", "one"]),
-        Reply::Text("OK".into())
-    );
+    assert_eq!(one.command(&["SET", "who", "one"]), Reply::Text("OK".into()));
     assert_eq!(one.command(&["GET", "who"]).text(), "one");
     assert_eq!(two.command(&["GET", "who"]), Reply::Nil);
     assert!(one.socket().exists());
