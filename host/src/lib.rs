@@ -7,5 +7,7 @@ pub mod broker;
 pub mod message;
 pub mod outcome;
 pub mod policy;
+mod redis_link;
+pub mod redis_url;
 pub mod settle;
 pub mod task;
