@@ -23,7 +23,7 @@ use crate::failure::Failure;
 ///     }
 /// }
 ///
-/// let ctx = celerybox_guest::testing::TestContext::new().with_retries(4);
+/// let ctx = celerybox_guest::testing::TestContext::new().with_retries(1);
 /// assert!(matches!(download(&ctx, "u".into()), Err(TaskError::Retry(_))));
 /// assert_eq!(ctx.retry_asked().unwrap().countdown, Some(2.0));
 /// ```
