@@ -6,4 +6,6 @@ pub mod backend;
 pub mod broker;
 pub mod message;
 pub mod outcome;
+pub mod policy;
+pub mod sandbox;
 pub mod task;
