@@ -65,6 +65,7 @@ fn config(limits: &Limits, places: Places) -> Config {
         .wasm_multi_memory(false)
         .wasm_custom_page_sizes(false)
         .wasm_shared_everything_threads(false)
+        .wasm_gc(false)
         .gc_support(false)
         .shared_memory(false)
         .concurrency_support(false)
