@@ -1,0 +1,7 @@
+//! The black-box tests: real servers, real workers, real Python clients.
+
+mod fleet;
+mod harness;
+mod interop;
+mod load;
+mod shutdown;
