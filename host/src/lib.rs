@@ -6,4 +6,8 @@ pub mod backend;
 pub mod broker;
 pub mod message;
 pub mod outcome;
+pub mod policy;
+mod redis_link;
+pub mod redis_url;
+pub mod settle;
 pub mod task;

@@ -1,0 +1,47 @@
+# `make help` lists what there is. Every target does the set-up it needs; a second run finds it done.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint unit bench guests wasm-target servers python clean
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+CELERYBOX := $(CARGO_TARGET_DIR)/debug/celerybox
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: guests celerybox ## A worker in a folder runs tasks in sandboxes; one loops for ever and is stopped
+	@tests/setup/demo.sh $(CELERYBOX)
+
+test: wasm-target servers python lint guests celerybox unit ## Everything: format, lints, unit tests, real Redis, RabbitMQ and Celery
+
+lint: ## cargo fmt and clippy; a warning is an error
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+unit: guests celerybox servers python
+	cargo test --workspace
+
+bench: guests celerybox servers python ## This worker and Celery's, side by side on Redis and RabbitMQ; nothing else should run
+	cargo bench -p celerybox --bench sandbox --profile dev
+	.build/venv/bin/python tests/bench/bench.py --celerybox $(CELERYBOX)
+
+guests: wasm-target ## Builds the tasks and the test guests into .build/tasks and .build/guests
+	@tests/setup/guests.sh
+
+.PHONY: celerybox
+celerybox:
+	cargo build -p celerybox
+
+wasm-target: ## Makes the wasm32-wasip2 target available
+	@tests/setup/wasm-target.sh
+
+servers: ## redis-server and rabbitmq-server (apt-get as root, otherwise it says what to install)
+	@tests/setup/servers.sh
+
+python: ## .build/venv with real Celery
+	@tests/setup/python.sh
+
+clean: ## Removes what was built: the target folder and .build
+	cargo clean
+	rm -rf .build

@@ -1,0 +1,3 @@
+//! Decisions about one request, as pure functions.
+
+pub mod admit;

@@ -1,0 +1,27 @@
+//! What the tests stand on: private servers, workers and real Python clients, each a process of its own that ends with
+//! the test, whatever way the test ends.
+//!
+//! Everything listens on 127.0.0.1 only, on a free port, and keeps its files in a temporary folder. Nothing here uses a
+//! server that was running before. A failure of the harness is a panic with a sentence: there is nobody to handle it.
+
+mod broker;
+mod certificate;
+mod place;
+mod port;
+mod process;
+mod python;
+mod rabbitmq;
+mod redis;
+mod wait;
+mod worker;
+
+pub use broker::Place;
+pub use certificate::Certificate;
+pub use place::{celerybox, guests, root, tasks};
+pub use process::Process;
+pub use python::{check, python, send};
+pub use rabbitmq::{RabbitMq, Vhost};
+pub use redis::{Redis, Reply};
+pub use rustix::process::Signal;
+pub use wait::{eventually, within};
+pub use worker::{PYTHON_WORKER, Worker, against_real_celery};

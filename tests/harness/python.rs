@@ -1,0 +1,61 @@
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::broker::Place;
+use crate::place::{root, venv_python};
+
+/// Runs a script of `tests/interop` in the environment with real Celery, with the place's broker and backend in its
+/// environment, and returns the JSON of its last output line (null where there is none).
+///
+/// # Panics
+/// Where the script fails; with its output.
+pub fn python(place: &Place, script: &str, arguments: &[&str]) -> Value {
+    let mut command = interpreter(place);
+    command.arg(script).args(arguments);
+    let output = command.output().expect("the interpreter starts");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{script} {arguments:?} failed:\n{stdout}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    match stdout.lines().last() {
+        Some(line) => serde_json::from_str(line)
+            .unwrap_or_else(|error| panic!("{script} printed no JSON ({error}): {line}")),
+        None => Value::Null,
+    }
+}
+
+/// Runs one check of `tests/interop/checks.py`: what a Python client sees.
+///
+/// # Panics
+/// Where the check does not hold; with the client's traceback.
+pub fn check(place: &Place, name: &str) {
+    python(place, "checks.py", &[name]);
+}
+
+/// Sends a task `number` times with the same arguments (a JSON list) and returns the ids.
+///
+/// # Panics
+/// Where the client fails.
+pub fn send(place: &Place, task: &str, number: usize, args: &Value, options: &Value) -> Vec<String> {
+    let (number, args, options) = (number.to_string(), args.to_string(), options.to_string());
+    let ids = python(place, "send.py", &[task, &number, &args, &options]);
+    let ids = ids.as_array().expect("send.py prints a list").iter();
+    ids.map(|id| id.as_str().expect("an id is a text").to_owned())
+        .collect()
+}
+
+/// The interpreter in `tests/interop`, with the environment that `proj.py` reads.
+pub(crate) fn interpreter(place: &Place) -> Command {
+    let mut command = Command::new(venv_python());
+    command
+        .current_dir(root().join("tests/interop"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONUNBUFFERED", "1")
+        .env_remove("CELERY_BROKER_URL")
+        .env_remove("CELERY_RESULT_BACKEND")
+        .envs(place.python_environment());
+    command
+}

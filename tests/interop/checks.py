@@ -1,0 +1,269 @@
+"""What a Python client sees of a worker: one function a check, `python checks.py NAME` runs one.
+
+The client is Celery's own. A check ends with exit status 0, or with the traceback of what did not hold.
+"""
+
+import os
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+
+import expect
+from celery import group, states
+from celery.exceptions import (
+    MaxRetriesExceededError,
+    NotRegistered,
+    Reject,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    TimeoutError,
+)
+from proj import app
+
+LIMIT = 20
+
+
+def call(name, *args, **options):
+    return app.send_task(name, args, **options)
+
+
+def polls_only():
+    """The filesystem backend sends no messages; a client looks at the files."""
+    return app.conf.result_backend.startswith("file:")
+
+
+def apply():
+    result = call("arithmetic.add", 2, 3)
+    assert result.get(timeout=LIMIT) == 5
+    assert result.state == states.SUCCESS and result.successful()
+    named = app.send_task("arithmetic.add", kwargs={"x": 40, "y": 2})
+    assert named.get(timeout=LIMIT) == 42
+    mixed = app.send_task("arithmetic.add", [40], {"y": 2})
+    assert mixed.get(timeout=LIMIT) == 42
+    from proj import add
+
+    assert add.delay(20, 22).get(timeout=LIMIT) == 42
+
+
+def values():
+    """JSON comes back as it went, whatever is in it."""
+    for value in (
+        None,
+        True,
+        0,
+        -1,
+        2**53 + 1,
+        2**80,
+        -(2**64),
+        1.5,
+        1e300,
+        "",
+        "ünïcödé 🦀 \x00 \u2028",
+        [],
+        {},
+        [[1, [2, [3, []]]]],
+        {"a": {"b": [None, {"c": "d"}]}, "": 1},
+        "x" * 100_000,
+    ):
+        got = call("probe.echo", value).get(timeout=LIMIT)
+        assert got == value and type(got) is type(value), (str(got)[:80], str(value)[:80])
+
+
+def many():
+    """A group of 100 ends in order, whatever the worker's concurrency."""
+    results = group(app.signature("arithmetic.add", (i, i)) for i in range(100))()
+    assert results.get(timeout=LIMIT) == [2 * i for i in range(100)]
+
+
+def progress():
+    """Every state that the task reports reaches `on_message`, in order, with the result as the last one."""
+    if polls_only():
+        result = call("probe.progress", 3, 0.5)
+        expect.within(LIMIT, lambda: result.state == "PROGRESS" or result.ready())
+        assert result.get(timeout=LIMIT) == 3
+        return
+    seen = []
+    result = call("probe.progress", 5, 1)
+    assert result.get(timeout=LIMIT, on_message=seen.append) == 5
+    assert all(message["task_id"] == result.id for message in seen)
+    assert seen[-1]["status"] == states.SUCCESS and seen[-1]["result"] == 5
+    steps = [message["result"] for message in seen if message["status"] == "PROGRESS"]
+    assert steps == [{"done": i, "of": 5} for i in range(5)], seen
+
+
+def progress_state():
+    """A state of the task's own is there to be read while the task runs and after it ignored its result."""
+    result = call("probe.ignore")
+    expect.within(LIMIT, lambda: result.state == "BY_HAND")
+    assert result.info == {"kept": True}
+
+
+def request():
+    result = call("probe.request")
+    got = result.get(timeout=LIMIT)
+    assert got["id"] == result.id and got["root_id"] == result.id and got["correlation_id"] == result.id
+    assert got["task"] == "probe.request" and got["retries"] == 0 and got["parent_id"] is None
+    assert "@" in got["hostname"]
+    assert got["args"] == [] and got["kwargs"] == {}
+
+
+def retry():
+    result = call("probe.retry", 2, 0.2)
+    assert result.get(timeout=LIMIT) == {"retries": 2, "id": result.id}
+
+
+def retry_state():
+    result = call("probe.retry", 1, 3)
+    expect.within(LIMIT, lambda: result.state == states.RETRY)
+    info = result.info
+    assert isinstance(info, KeyError) and info.args == ("attempt 0",), repr(info)
+    assert result.get(timeout=LIMIT) == {"retries": 1, "id": result.id}
+
+
+def retries_exhausted():
+    """With an exception given, `retry` raises that one when there are no tries left."""
+    result = call("probe.retry", 99, 0)
+    error = expect.raises(KeyError, lambda: result.get(timeout=LIMIT))
+    assert error.args == ("attempt 3",), error.args
+    assert result.state == states.FAILURE
+    assert not isinstance(error, MaxRetriesExceededError)
+
+
+def failure():
+    result = call("probe.fail", "no such colour")
+    error = expect.raises(ValueError, lambda: result.get(timeout=LIMIT))
+    assert type(error) is ValueError and error.args == ("no such colour", 7), error.args
+    assert result.state == states.FAILURE and result.failed()
+    assert isinstance(result.result, ValueError)
+    assert "Traceback" in result.traceback and "no such colour" in result.traceback, result.traceback
+
+
+def wrong_arguments():
+    few = expect.raises(TypeError, lambda: call("arithmetic.add", 1).get(timeout=LIMIT))
+    assert "add() missing 1 required positional argument: 'y'" in str(few), str(few)
+    many = expect.raises(TypeError, lambda: call("arithmetic.add", 1, 2, 3).get(timeout=LIMIT))
+    assert "add() takes 2 positional arguments but 3 were given" in str(many), str(many)
+    odd = expect.raises(TypeError, lambda: app.send_task("arithmetic.add", [1, 2], {"z": 3}).get(timeout=LIMIT))
+    assert "add() got an unexpected keyword argument 'z'" in str(odd), str(odd)
+    twice = expect.raises(TypeError, lambda: app.send_task("arithmetic.add", [1], {"x": 3}).get(timeout=LIMIT))
+    assert "add() got multiple values for argument 'x'" in str(twice), str(twice)
+
+
+def not_registered():
+    result = call("no.such.task", 1)
+    error = expect.raises(NotRegistered, lambda: result.get(timeout=LIMIT))
+    assert "no.such.task" in str(error)
+    apply()
+
+
+def expires():
+    past = datetime.now(timezone.utc) - timedelta(seconds=5)
+    result = call("arithmetic.add", 1, 1, expires=past)
+    expect.raises(TaskRevokedError, lambda: result.get(timeout=LIMIT))
+    assert result.state == states.REVOKED
+    later = call("arithmetic.add", 1, 1, expires=60)
+    assert later.get(timeout=LIMIT) == 2
+    # Received in time, too late when its countdown has passed.
+    between = call("arithmetic.add", 1, 1, countdown=1.5, expires=0.5)
+    expect.raises(TaskRevokedError, lambda: between.get(timeout=LIMIT))
+
+
+def countdown():
+    start = time.monotonic()
+    slow = call("arithmetic.add", 1, 1, countdown=1.5)
+    eta = call("arithmetic.add", 2, 2, eta=datetime.now(timezone.utc) + timedelta(seconds=1.5))
+    quick = call("arithmetic.add", 3, 3)
+    assert quick.get(timeout=LIMIT) == 6
+    assert time.monotonic() - start < 1.4, "a waiting task must not hold up the others"
+    assert slow.get(timeout=LIMIT) == 2 and eta.get(timeout=LIMIT) == 4
+    assert time.monotonic() - start >= 1.4
+
+
+def ignore_result():
+    ignored = call("arithmetic.add", 1, 1, ignore_result=True)
+    failed = call("probe.fail", "nobody reads this", ignore_result=True)
+    # Sent after them to a worker that takes messages in order; still, they may run at the same time: wait for more than one.
+    for _ in range(3):
+        apply()
+    backend = app.backend
+    for result in (ignored, failed):
+        if hasattr(backend, "get_key_for_task"):
+            assert backend.get(backend.get_key_for_task(result.id)) is None
+        else:
+            expect.raises(TimeoutError, lambda: app.AsyncResult(result.id).get(timeout=0.5))
+
+
+def track_started():
+    result = call("probe.sleep", 2)
+    expect.within(LIMIT, lambda: result.state == states.STARTED)
+    assert isinstance(result.info["pid"], int) and "@" in result.info["hostname"], result.info
+    assert result.get(timeout=LIMIT) == 2
+
+
+def soft_limit():
+    result = call("probe.soft", soft_time_limit=1, time_limit=20)
+    assert result.get(timeout=LIMIT) == "ended in good order"
+    uncaught = call("probe.soft_uncaught", soft_time_limit=1, time_limit=20)
+    error = expect.raises(SoftTimeLimitExceeded, lambda: uncaught.get(timeout=LIMIT))
+    assert error.args in ((), ("SoftTimeLimitExceeded()",)), error.args
+    assert uncaught.state == states.FAILURE
+
+
+def hard_limit():
+    """An endless loop ends; a sleeping task too; neighbours are answered meanwhile."""
+    spins = [call("spin.forever", time_limit=2), call("probe.sleep", 60, time_limit=2)]
+    start = time.monotonic()
+    apply()
+    for result in spins:
+        error = expect.raises(TimeLimitExceeded, lambda: result.get(timeout=LIMIT))
+        assert error.args == (2,) or error.args == (2.0,), error.args
+        assert result.state == states.FAILURE
+    assert time.monotonic() - start < 15
+
+
+def extended():
+    result = app.send_task("arithmetic.add", [2], {"y": 3})
+    assert result.get(timeout=LIMIT) == 5
+    assert result.name == "arithmetic.add", result.name
+    assert list(result.args) == [2] and result.kwargs == {"y": 3}, (result.args, result.kwargs)
+    assert result.retries == 0 and result.queue == "celery" and "@" in result.worker
+    assert abs((datetime.now(timezone.utc) - result.date_done.replace(tzinfo=timezone.utc)).total_seconds()) < 60
+
+
+def reject():
+    """Celery 5.7 stores a rejection that does not go back as a failure."""
+    result = call("probe.reject", "not today")
+    error = expect.raises(Reject, lambda: result.get(timeout=LIMIT))
+    assert error.args == ("not today", False), error.args
+    apply()
+
+
+def garbage():
+    """What nobody can decode is taken off the queue, and the worker goes on."""
+    headers = {"lang": "py", "task": "arithmetic.add", "id": "garbage", "root_id": "garbage", "parent_id": None}
+    heads = [headers, {}, {"task": "no.such.task", "id": "garbage"}]
+    bodies = [
+        ("{not json", "application/json", "utf-8"),
+        (b"\xff\xfe\x00", "application/json", "binary"),
+        (b"cos\nsystem\n(S'true'\ntR.", "application/x-python-serialize", "binary"),
+        ("[[], {}, {}]", "text/x-unheard-of", "utf-8"),
+    ]
+    if os.environ.get("CELERYBOX_TEST_PYTHON_WORKER") != "1":
+        # Each of these ends a Celery worker, which is no example to follow.
+        heads += [{"task": 7, "id": None}, {"task": "arithmetic.add", "id": 7}]
+        bodies += [(body, "application/json", "utf-8") for body in ("[1, 2, 3]", '"a string"', "null", "")]
+    with app.connection_for_write() as connection:
+        producer = connection.Producer(serializer="json")
+        queue = app.amqp.queues["celery"]
+        queue(connection.default_channel).declare()
+        options = {"exchange": "", "routing_key": "celery", "retry": True}
+        for body, content_type, encoding in bodies:
+            for head in heads:
+                producer.publish(body, content_type=content_type, content_encoding=encoding, headers=head, **options)
+    apply()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    print("true")

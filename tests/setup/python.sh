@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# A Python environment in .build/venv with the real Celery of requirements.txt. Quick when it is there already.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+venv="$root/.build/venv"
+requirements="$here/requirements.txt"
+stamp="$venv/requirements.txt"
+
+say() { printf 'python: %s\n' "$*" >&2; }
+
+ready() { cmp -s "$requirements" "$stamp" && "$venv/bin/python" -c '' 2>/dev/null; }
+ready && exit 0
+
+mkdir -p "$root/.build"
+exec 9<"$root/.build"
+if command -v flock >/dev/null; then flock 9; fi
+ready && exit 0
+
+if ! command -v python3 >/dev/null || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    # Debian splits both modules off into a package of their own; an environment without pip is no use here.
+    if command -v virtualenv >/dev/null; then
+        :
+    elif [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        say "installing python3-venv"
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get -q update >&2
+        apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends python3 python3-venv >&2 || {
+            say "apt-get could not install python3-venv (see above); please install it by hand."
+            exit 1
+        }
+    else
+        say "the tests need Python 3 with its venv module; please run: sudo apt-get install python3-venv"
+        exit 1
+    fi
+fi
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+    say "Celery 5.7 needs Python 3.10 or newer; this is $(python3 --version)."
+    exit 1
+}
+
+say "creating .build/venv"
+rm -rf "$venv"
+if python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    python3 -m venv "$venv"
+else
+    virtualenv -q "$venv"
+fi
+say "installing $(grep -v '^#' "$requirements" | xargs)"
+"$venv/bin/python" -m pip install --disable-pip-version-check --no-input -r "$requirements" >&2 || {
+    say "pip could not install the packages of tests/setup/requirements.txt (see above)."
+    exit 1
+}
+cp "$requirements" "$stamp"
+say "ready: $("$venv/bin/celery" --version)"
