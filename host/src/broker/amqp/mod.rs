@@ -168,29 +168,6 @@ impl AmqpBroker {
         })
     }
 
-    /// Declares a queue, with its exchange and binding, as Celery's clients do before they publish to it.
-    pub async fn declare(&self, queue: &str) -> Result<(), BrokerError> {
-        let target = &self.target;
-        let declared = async {
-            let opened = Connection::open(&target.address, &target.options).await;
-            let mut connection = opened.map_err(|lost| StartError { lost, queue: None })?;
-            let declared = consumer::declare(&mut connection, queue).await;
-            declared.map_err(|lost| StartError {
-                lost,
-                queue: Some(queue.to_owned()),
-            })?;
-            if let Err(lost) = connection.close().await {
-                tracing::debug!("the server did not say goodbye: {lost}");
-            }
-            Ok(())
-        };
-        declared.await.map_err(|error: StartError| {
-            let connection =
-                || BrokerError::Connection(format!("cannot connect to {}: {}", target.address, error.lost));
-            target.refusal(&error).unwrap_or_else(connection)
-        })
-    }
-
     fn publisher(&self) -> &mpsc::Sender<Job> {
         let (jobs, _) = self.publisher.get_or_init(|| {
             let (jobs, waiting) = mpsc::channel(256);
@@ -258,6 +235,28 @@ impl Broker for AmqpBroker {
 
     /// A message counts as published when the broker has confirmed it. When the connection is lost before that, the
     /// message is sent again, and may then be there twice.
+    async fn declare(&self, queue: &str) -> Result<(), BrokerError> {
+        let target = &self.target;
+        let declared = async {
+            let opened = Connection::open(&target.address, &target.options).await;
+            let mut connection = opened.map_err(|lost| StartError { lost, queue: None })?;
+            let declared = consumer::declare(&mut connection, queue).await;
+            declared.map_err(|lost| StartError {
+                lost,
+                queue: Some(queue.to_owned()),
+            })?;
+            if let Err(lost) = connection.close().await {
+                tracing::debug!("the server did not say goodbye: {lost}");
+            }
+            Ok(())
+        };
+        declared.await.map_err(|error: StartError| {
+            let connection =
+                || BrokerError::Connection(format!("cannot connect to {}: {}", target.address, error.lost));
+            target.refusal(&error).unwrap_or_else(connection)
+        })
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         let mut result = self.try_publish(outgoing.clone()).await;
         for pause in RETRY_PAUSES {
