@@ -9,5 +9,6 @@ pub mod outcome;
 pub mod policy;
 mod redis_link;
 pub mod redis_url;
+pub mod sandbox;
 pub mod settle;
 pub mod task;
