@@ -19,7 +19,7 @@ pub use broker::Place;
 pub use certificate::Certificate;
 pub use place::{celerybox, guests, root, tasks};
 pub use process::Process;
-pub use python::{check, python};
+pub use python::{check, python, send};
 pub use rabbitmq::{RabbitMq, Vhost};
 pub use redis::{Redis, Reply};
 pub use rustix::process::Signal;

@@ -35,6 +35,18 @@ pub fn check(place: &Place, name: &str) {
     python(place, "checks.py", &[name]);
 }
 
+/// Sends a task `number` times with the same arguments (a JSON list) and returns the ids.
+///
+/// # Panics
+/// Where the client fails.
+pub fn send(place: &Place, task: &str, number: usize, args: &Value, options: &Value) -> Vec<String> {
+    let (number, args, options) = (number.to_string(), args.to_string(), options.to_string());
+    let ids = python(place, "send.py", &[task, &number, &args, &options]);
+    let ids = ids.as_array().expect("send.py prints a list").iter();
+    ids.map(|id| id.as_str().expect("an id is a text").to_owned())
+        .collect()
+}
+
 /// The interpreter in `tests/interop`, with the environment that `proj.py` reads.
 pub(crate) fn interpreter(place: &Place) -> Command {
     let mut command = Command::new(venv_python());

@@ -169,12 +169,27 @@ impl Redis {
         self.command(&["HLEN", "unacked"]).integer()
     }
 
-    /// The stored result document of a task, or `None`.
-    pub fn result(&self, id: &str) -> Option<serde_json::Value> {
-        match self.command(&["GET", &format!("celery-task-meta-{id}")]) {
-            Reply::Nil => None,
-            reply => Some(serde_json::from_str(reply.text()).expect("a stored result is JSON")),
-        }
+    /// The stored result documents of these tasks, for those that have one, in the same order.
+    pub fn stored(&self, ids: &[String]) -> Vec<serde_json::Value> {
+        let keys: Vec<String> = ids.iter().map(|id| format!("celery-task-meta-{id}")).collect();
+        let mut words = vec!["MGET"];
+        words.extend(keys.iter().map(String::as_str));
+        let Reply::List(replies) = self.command(&words) else {
+            panic!("MGET answers a list");
+        };
+        let stored = replies.iter().filter(|reply| **reply != Reply::Nil);
+        stored
+            .map(|reply| serde_json::from_str(reply.text()).expect("a stored result is JSON"))
+            .collect()
+    }
+
+    /// How many of these tasks have a stored state of this name.
+    pub fn count_state(&self, ids: &[String], state: &str) -> usize {
+        let stored = self.stored(ids);
+        stored
+            .iter()
+            .filter(|document| document["status"] == state)
+            .count()
     }
 
     /// Stops answering without closing connections (SIGSTOP), until [`Redis::resume`].

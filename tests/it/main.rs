@@ -2,5 +2,9 @@
 
 mod conformance;
 mod filesystem;
+mod fleet;
 mod golden;
 mod harness;
+mod interop;
+mod load;
+mod shutdown;

@@ -66,7 +66,7 @@ call loop spin.forever --time-limit 2
 call add arithmetic.add -a '[2, 40]'
 call names arithmetic.add -k '{"x": 2, "y": 40}'
 call sum arithmetic.tsum -a '[[1, 2, 3, 4]]'
-call words text.word_count -a '["the quick brown fox jumps over the lazy dog"]'
+call words text.count_words -a '["the quick brown fox jumps over the lazy dog"]'
 call wrong arithmetic.add -a '[1, 2, 3]'
 call unknown no.such.task
 

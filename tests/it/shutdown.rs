@@ -1,0 +1,123 @@
+//! What a signal does to a worker: TERM and the first INT end it warmly, QUIT and the second INT coldly.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use celerybox_tests::{Place, Signal, Worker, against_real_celery, eventually, send};
+use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A worker with two slots, two running tasks and six that wait.
+fn busy(place: &Place, task: &str, seconds: f64) -> (Worker, Vec<String>) {
+    let settings = json!({"task_track_started": true});
+    let worker = Worker::start(place, &settings, &["-c", "2"]);
+    let ids = send(place, task, 8, &json!([seconds]), &json!({}));
+    eventually("two tasks run", || {
+        place.results().count_state(&ids, "STARTED") == 2
+    });
+    (worker, ids)
+}
+
+/// 0 after a warm end, 1 after a cold one. Celery 5.7 means the same, but ends with 1 after a warm INT and with 0 after
+/// every cold end that was seen.
+fn exits_with(status: ExitStatus, code: i32) {
+    if !against_real_celery() {
+        assert_eq!(status.code(), Some(code));
+    }
+}
+
+/// Running tasks finish, nothing new begins, what was only reserved goes back, and the exit status is 0.
+fn warm(place: &Place, signal: Signal) {
+    let (mut worker, ids) = busy(place, "probe.sleep", 2.0);
+    worker.signal(signal);
+    let status = worker.wait(SOON);
+    exits_with(status, 0);
+    assert_eq!(place.results().count_state(&ids, "SUCCESS"), 2);
+    assert_eq!(place.results().stored(&ids).len(), 2, "a third task began");
+    eventually("six messages wait again", || place.queue() == (6, 0));
+    let _next = Worker::start(place, &json!({}), &["-c", "8"]);
+    eventually("the next worker does the rest", || {
+        place.results().count_state(&ids, "SUCCESS") == 8
+    });
+}
+
+/// Running tasks are stopped at once; those with late acknowledgement go back and are done by the next worker.
+fn cold(place: &Place, signals: &[Signal]) {
+    let (mut worker, ids) = busy(place, "probe.late", 6.0);
+    for signal in signals {
+        worker.signal(*signal);
+        if signals.len() > 1 {
+            worker.wait_for_line("arm shutdown");
+        }
+    }
+    // Not the six seconds that its tasks still need.
+    let status = worker.wait(Duration::from_secs(4));
+    exits_with(status, 1);
+    assert_eq!(place.results().count_state(&ids, "SUCCESS"), 0);
+    let _next = Worker::start(place, &json!({}), &["-c", "8"]);
+    eventually("the next worker does all of them", || {
+        place.results().count_state(&ids, "SUCCESS") == 8
+    });
+}
+
+#[test]
+fn term_is_warm_on_redis() {
+    warm(&Place::redis(), Signal::TERM);
+}
+
+#[test]
+fn term_is_warm_on_amqp() {
+    warm(&Place::amqp(), Signal::TERM);
+}
+
+#[test]
+fn the_first_int_is_warm() {
+    warm(&Place::redis(), Signal::INT);
+}
+
+#[test]
+fn the_second_int_is_cold_on_redis() {
+    cold(&Place::redis(), &[Signal::INT, Signal::INT]);
+}
+
+#[test]
+fn the_second_int_is_cold_on_amqp() {
+    cold(&Place::amqp(), &[Signal::INT, Signal::INT]);
+}
+
+#[test]
+fn quit_is_cold() {
+    cold(&Place::redis(), &[Signal::QUIT]);
+}
+
+/// Tasks that were acknowledged when they began cannot go back: their clients are told with the state RETRY.
+#[test]
+fn a_cold_end_tells_the_clients_of_early_acked_tasks() {
+    let place = Place::redis();
+    let (mut worker, ids) = busy(&place, "probe.sleep", 30.0);
+    worker.signal(Signal::QUIT);
+    exits_with(worker.wait(SOON), 1);
+    assert_eq!(place.results().count_state(&ids, "RETRY"), 2);
+    eventually("the others wait again", || place.queue() == (6, 0));
+}
+
+/// Messages in a folder have no broker behind them that would give them back: the worker itself puts them back.
+#[test]
+fn term_puts_messages_back_into_the_folder() {
+    let place = Place::files();
+    let mut worker = Worker::start(&place, &json!({}), &["-c", "2"]);
+    let ids = send(&place, "probe.sleep", 8, &json!([2.0]), &json!({}));
+    eventually("the worker has begun", || worker.count_lines("received") >= 2);
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait(SOON).code(), Some(0));
+    let done = |id: &&String| place.file_result(id)["status"] == "SUCCESS";
+    let first = ids.iter().filter(done).count();
+    // A worker that polls the folder may begin two more before it sees the signal.
+    assert!((2..=4).contains(&first), "{first} were done");
+    assert_eq!(place.queue().0, i64::try_from(8 - first).unwrap());
+    let _next = Worker::start(&place, &json!({}), &["-c", "8"]);
+    eventually("the next worker does the rest", || {
+        ids.iter().filter(done).count() == 8
+    });
+}
