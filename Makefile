@@ -24,7 +24,7 @@ unit: guests celerybox servers python
 
 bench: guests celerybox servers python ## This worker and Celery's, side by side on Redis and RabbitMQ; nothing else should run
 	cargo bench -p celerybox --bench sandbox --profile dev
-	.build/venv/bin/python tests/bench/bench.py --celerybox $(CELERYBOX)
+	cargo bench -p celerybox-tests --bench compare --profile dev
 
 guests: wasm-target ## Builds the tasks and the test guests into .build/tasks and .build/guests
 	@tests/setup/guests.sh
