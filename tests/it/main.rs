@@ -1,5 +1,6 @@
 //! The black-box tests: real servers, real workers, real Python clients.
 
+mod cli;
 mod fleet;
 mod harness;
 mod interop;
