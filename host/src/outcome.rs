@@ -260,6 +260,21 @@ pub enum Outcome {
     WorkerLost(String),
 }
 
+/// One state of one task, ready to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredResult {
+    /// Task id.
+    pub task_id: String,
+    /// The state; decides about expiry and about what may be overwritten.
+    pub state: State,
+    /// The whole result document as JSON text (contract section 5.1).
+    pub meta: String,
+    /// Where an RPC result goes.
+    pub reply_to: Option<String>,
+    /// The request's correlation id.
+    pub correlation_id: Option<String>,
+}
+
 /// The result document (contract section 5.1), in Python's order of keys.
 #[derive(Debug, Serialize)]
 pub struct Meta<'a> {
@@ -286,21 +301,21 @@ pub struct Meta<'a> {
     pub task_id: &'a str,
 }
 
-/// What `result_extended` adds to the document.
-#[derive(Debug, Serialize)]
+/// What `result_extended` adds to the document; all null for a task that is not registered.
+#[derive(Debug, Default, Serialize)]
 pub struct Extended<'a> {
     /// Task name.
-    pub name: &'a str,
+    pub name: Option<&'a str>,
     /// Positional arguments.
-    pub args: &'a RawValue,
+    pub args: Option<&'a RawValue>,
     /// Keyword arguments.
-    pub kwargs: &'a RawValue,
+    pub kwargs: Option<&'a RawValue>,
     /// Node name.
-    pub worker: &'a str,
+    pub worker: Option<&'a str>,
     /// How often it was retried.
-    pub retries: u32,
+    pub retries: Option<u32>,
     /// The delivery's routing key.
-    pub queue: &'a str,
+    pub queue: Option<&'a str>,
     /// Names of the stamps, when there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stamped_headers: Option<&'a [String]>,

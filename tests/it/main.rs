@@ -1,7 +1,10 @@
 //! The black-box tests: real servers, real workers, real Python clients.
 
 mod cli;
+mod conformance;
+mod filesystem;
 mod fleet;
+mod golden;
 mod harness;
 mod interop;
 mod load;

@@ -50,12 +50,12 @@ impl Backoff {
 
 /// How a task with `autoretry` ends when its function returned this error: an error that is covered asks for another
 /// try, everything else stays as it is. Tasks without that option do not link this, nor the random numbers it needs.
-pub fn autoretry(context: &Context, function: &str, autoretry: &Autoretry, error: TaskError) -> TaskError {
+pub fn autoretry(context: &Context, autoretry: &Autoretry, error: TaskError) -> TaskError {
     let failure = match error {
         TaskError::Failure(failure) if autoretry.covers(failure.exc_type()) => failure,
         other => return other,
     };
-    let retry = context.retry().function(function).exc(failure);
+    let retry = context.retry().exc(failure);
     match autoretry.backoff {
         Some(backoff) => {
             let wait = backoff.countdown(context.request().retries, random);

@@ -33,9 +33,11 @@ use crate::task::to_json;
 /// assert_eq!(copy(&ctx, vec!["a".into(), "b".into()]).unwrap(), 2);
 /// assert_eq!(ctx.states()[1], ("PROGRESS".into(), r#"{"done":1,"file":"b"}"#.into()));
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Context {
     host: Host,
+    /// The name of the task's function, for tracebacks.
+    function: &'static str,
     request: OnceCell<Request>,
     /// Whether the soft time limit was raised already: Celery raises it once.
     raised: Cell<bool>,
@@ -51,11 +53,12 @@ pub struct TimeLeft {
 }
 
 impl Context {
-    #[cfg(not(target_family = "wasm"))]
-    pub(crate) fn with_host(host: Host) -> Self {
+    pub(crate) fn new(host: Host, function: &'static str) -> Self {
         Self {
             host,
-            ..Self::default()
+            function,
+            request: OnceCell::new(),
+            raised: Cell::new(false),
         }
     }
 
@@ -82,7 +85,6 @@ impl Context {
     }
 
     /// Asks for another try of this task: Celery's `self.retry`. See [`Retry`].
-    #[must_use]
     pub fn retry(&self) -> Retry<'_> {
         Retry::new(self)
     }
@@ -140,6 +142,10 @@ impl Context {
 
     pub(crate) fn host(&self) -> &Host {
         &self.host
+    }
+
+    pub(crate) fn function(&self) -> &'static str {
+        self.function
     }
 
     /// What the worker answered to a call it did not do.

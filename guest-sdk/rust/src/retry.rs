@@ -23,7 +23,7 @@ use crate::failure::Failure;
 ///     }
 /// }
 ///
-/// let ctx = celerybox_guest::testing::TestContext::new().with_retries(4);
+/// let ctx = celerybox_guest::testing::TestContext::new().with_retries(1);
 /// assert!(matches!(download(&ctx, "u".into()), Err(TaskError::Retry(_))));
 /// assert_eq!(ctx.retry_asked().unwrap().countdown, Some(2.0));
 /// ```
@@ -31,7 +31,6 @@ use crate::failure::Failure;
 #[must_use = "nothing is asked before `raise` is called"]
 pub struct Retry<'a> {
     context: &'a Context,
-    function: &'a str,
     asked: RetryOptions,
     exc: Option<Failure>,
     options: Map<String, Value>,
@@ -43,7 +42,6 @@ impl<'a> Retry<'a> {
     pub(crate) fn new(context: &'a Context) -> Self {
         Self {
             context,
-            function: "run",
             asked: RetryOptions {
                 args: None,
                 kwargs: None,
@@ -134,18 +132,12 @@ impl<'a> Retry<'a> {
         if !self.options.is_empty() {
             self.asked.options = Some(Value::Object(self.options).to_string());
         }
-        self.asked.exc = self.exc.map(|failure| failure.into_wit(self.function));
+        self.asked.exc = self.exc.map(|failure| failure.into_wit(self.context.function()));
         match self.context.host().retry(&self.asked) {
             Ok(()) => TaskError::Retry(AcceptedRetry(())),
             Err(RetryError::MaxRetriesExceeded(failure)) => Failure::from_wit(failure).into(),
             Err(RetryError::Other(error)) => self.context.refused(error),
         }
-    }
-
-    /// Names the task's function in the error's traceback.
-    pub(crate) fn function(mut self, function: &'a str) -> Self {
-        self.function = function;
-        self
     }
 
     fn json(

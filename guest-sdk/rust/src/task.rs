@@ -8,6 +8,7 @@ use crate::bindings::exports::celerybox::task::handler::Ending;
 use crate::context::Context;
 use crate::error::TaskError;
 use crate::failure::Failure;
+use crate::host::Host;
 use crate::signature::Signature;
 
 /// One task of a component. `#[task]` makes it: `add::TASK` for a function `add`.
@@ -124,8 +125,10 @@ pub fn run(tasks: &[Task], name: &str, args: &str, kwargs: &str) -> Result<Strin
             Failure::without_location("NotRegistered", name.to_owned()).with_module("celery.exceptions");
         return Err(TaskError::from(failure).into_ending("run"));
     };
-    task.run(&Context::default(), args, kwargs)
-        .map_err(|error| error.into_ending(task.signature.function))
+    let function = task.signature.function;
+    let context = Context::new(Host::default(), function);
+    task.run(&context, args, kwargs)
+        .map_err(|error| error.into_ending(function))
 }
 
 /// Tells a function that can fail from one that cannot by the type it returns, also behind an alias such as
@@ -156,7 +159,6 @@ pub struct FromResult;
 impl FromResult {
     /// The value or the task's error.
     #[track_caller]
-    #[expect(clippy::missing_errors_doc, reason = "it is the function's own error")]
     pub fn outcome<T, E: Into<TaskError>>(self, output: Result<T, E>) -> Result<T, TaskError> {
         // Not `map_err(Into::into)`: the error's place is here, not in the standard library.
         match output {
@@ -172,7 +174,6 @@ pub struct FromValue;
 
 impl FromValue {
     /// The value.
-    #[expect(clippy::missing_errors_doc, reason = "never fails")]
     pub fn outcome<T>(self, output: T) -> Result<T, TaskError> {
         Ok(output)
     }

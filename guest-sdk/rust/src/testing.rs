@@ -51,7 +51,7 @@ impl TestContext {
     pub fn new() -> Self {
         let host = Host::default();
         Self {
-            context: Context::with_host(host.clone()),
+            context: Context::new(host.clone(), "test"),
             host,
         }
     }
@@ -124,7 +124,8 @@ impl TestContext {
         if let Some(limit) = task.options.max_retries {
             self.host.played().max_retries = limit;
         }
-        task.run(&self.context, args, kwargs)
+        let context = Context::new(self.host.clone(), task.signature.function);
+        task.run(&context, args, kwargs)
     }
 }
 

@@ -33,6 +33,9 @@ pub const PROTOCOL_HEADERS: [&str; 23] = [
     "taskset",
 ];
 
+/// The most of a body that cannot be decoded that an error shows, bytes.
+const SHOWN_BODY: usize = 1024;
+
 /// A task message that was understood.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -241,7 +244,11 @@ fn decode_body(message: &Message, accept: &[String]) -> Result<Body, Unusable> {
             compression.1
         )));
     }
-    let undecodable = |error: serde_json::Error| Unusable::Undecodable(error.to_string());
+    let undecodable = |error: serde_json::Error| {
+        let start = message.body.get(..SHOWN_BODY).unwrap_or(&message.body);
+        let shown = String::from_utf8_lossy(start);
+        Unusable::Undecodable(format!("{error}; {} bytes: {shown}", message.body.len()))
+    };
     let parts: Vec<&RawValue> = serde_json::from_slice(&message.body).map_err(undecodable)?;
     let [args, kwargs, embed] = parts.as_slice() else {
         return Err(Unusable::Invalid(format!(

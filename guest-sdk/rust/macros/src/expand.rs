@@ -1,10 +1,10 @@
 //! What `#[task]` writes beside the function: the few lines that call `celerybox_guest`.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, Expr, ExprLit, ItemFn, Lit, Meta, Result, ReturnType, Signature};
+use syn::{Attribute, Error, Expr, ExprLit, Ident, ItemFn, Lit, Meta, Result, ReturnType, Signature};
 
 use crate::options::{Checked, Given};
 use crate::parameter::{self, Bound, Parameter, Problems};
@@ -79,36 +79,39 @@ fn write(function: &ItemFn, bound: Bound, parameters: &[Parameter], options: &Ch
     let visibility = &function.vis;
     let ident = &function.sig.ident;
     let function_name = ident.unraw().to_string();
+    // Full paths and hygienic locals, so that a task, a parameter's type or a default may have any name.
+    let library = quote!(::celerybox_guest::__private);
+    let local = |name| Ident::new(name, Span::mixed_site());
+    let (context, arguments, output) = (local("context"), local("arguments"), local("output"));
+
     let name = match &options.name {
         Some(name) => quote!(#name),
         None => quote!(::celerybox_guest::__task_name!(#function_name)),
     };
     let constants = parameters.iter().map(Parameter::constant);
     let text = parameter::python(parameters);
-    let (is_bound, context) = match bound {
+    let (is_bound, first) = match bound {
         Bound::No => (false, None),
-        Bound::ByReference => (true, Some(quote!(context,))),
-        Bound::ByValue => (true, Some(quote!(::core::clone::Clone::clone(context),))),
+        Bound::ByReference => (true, Some(quote!(#context,))),
+        Bound::ByValue => (true, Some(quote!(::core::clone::Clone::clone(#context),))),
     };
     let values = parameters
         .iter()
         .enumerate()
-        .map(|(index, parameter)| parameter.value(index));
+        .map(|(index, parameter)| parameter.value(&arguments, index));
     let fields = &options.fields;
     let doc = summary(&function.attrs).map(|doc| quote!(doc: ::core::option::Option::Some(#doc),));
-    let autoretry = options.autoretry.as_ref().map(|autoretry| {
-        quote! {
-            .map_err(|error| autoretry(context, #function_name, &#autoretry, error))
-        }
-    });
+    let recover = options
+        .autoretry
+        .as_ref()
+        .map(|autoretry| quote!(.map_err(|error| #library::autoretry(#context, &#autoretry, error))));
     // A type that is no JSON is then reported where it is written.
     let returned = match &function.sig.output {
         ReturnType::Default => ident.span(),
         ReturnType::Type(_, ty) => ty.span(),
     };
-    let output = format_ident!("output");
     let outcome = quote_spanned!(returned=> (&#output).kind().outcome(#output));
-    let render = quote_spanned!(returned=> .and_then(|value| to_json(&value)));
+    let render = quote_spanned!(returned=> .and_then(|value| #library::to_json(&value)));
     let comment = format!("The task `{function_name}`, for `tasks!` and for tests.");
     quote! {
         #[doc = #comment]
@@ -118,27 +121,22 @@ fn write(function: &ItemFn, bound: Bound, parameters: &[Parameter], options: &Ch
 
         impl #ident {
             #[doc = #comment]
-            #visibility const TASK: ::celerybox_guest::Task = {
-                #[allow(unused_imports)]
-                use ::celerybox_guest::__private::{
-                    Kind, Options, Parameter, ReturnsResult as _, ReturnsValue as _, Signature,
-                    autoretry, to_json,
-                };
-                ::celerybox_guest::Task {
-                    name: #name,
-                    signature: &Signature {
-                        function: #function_name,
-                        bound: #is_bound,
-                        parameters: &[#(#constants),*],
-                        text: #text,
-                    },
-                    options: Options { #doc #(#fields,)* ..Options::NONE },
-                    #[allow(unused_variables, clippy::unit_arg, clippy::let_unit_value)]
-                    call: |context, bound| {
-                        let output = #ident(#context #(#values),*);
-                        #outcome #autoretry #render
-                    },
-                }
+            #[allow(clippy::needless_update)]
+            #visibility const TASK: ::celerybox_guest::Task = ::celerybox_guest::Task {
+                name: #name,
+                signature: &#library::Signature {
+                    function: #function_name,
+                    bound: #is_bound,
+                    parameters: &[#(#constants),*],
+                    text: #text,
+                },
+                options: #library::Options { #doc #(#fields,)* ..#library::Options::NONE },
+                #[allow(unused_variables, unused_imports, clippy::unit_arg, clippy::let_unit_value)]
+                call: |#context, #arguments| {
+                    use #library::{ReturnsResult as _, ReturnsValue as _};
+                    let #output = #ident(#first #(#values),*);
+                    #outcome #recover #render
+                },
             };
         }
     }

@@ -161,26 +161,30 @@ impl Parameter {
         );
         let optional = self.default.is_some();
         quote! {
-            Parameter { name: #name, kind: Kind::#kind, optional: #optional }
+            ::celerybox_guest::__private::Parameter {
+                name: #name,
+                kind: ::celerybox_guest::__private::Kind::#kind,
+                optional: #optional,
+            }
         }
     }
 
-    /// An expression for its value, given `bound`.
-    pub(crate) fn value(&self, index: usize) -> TokenStream {
+    /// An expression for its value, taken from `arguments`.
+    pub(crate) fn value(&self, arguments: &Ident, index: usize) -> TokenStream {
         let ty = &self.ty;
         match (self.kind, &self.default) {
-            (Kind::Args, _) => quote!(bound.args::<#ty>(#index)?),
-            (Kind::Kwargs, _) => quote!(bound.kwargs::<#ty>(#index)?),
-            (_, None) => quote!(bound.required::<#ty>(#index)?),
+            (Kind::Args, _) => quote!(#arguments.args::<#ty>(#index)?),
+            (Kind::Kwargs, _) => quote!(#arguments.kwargs::<#ty>(#index)?),
+            (_, None) => quote!(#arguments.required::<#ty>(#index)?),
             (_, Some(Default::None)) => {
-                quote!(bound.optional::<#ty>(#index, || ::core::option::Option::None)?)
+                quote!(#arguments.optional::<#ty>(#index, || ::core::option::Option::None)?)
             }
             (_, Some(Default::Expression(value))) => match &**value {
                 // So that `#[default("en")] language: String` can be written.
                 Expr::Lit(ExprLit {
                     lit: Lit::Str(text), ..
-                }) => quote!(bound.optional::<#ty>(#index, || ::core::convert::From::from(#text))?),
-                value => quote!(bound.optional::<#ty>(#index, || #value)?),
+                }) => quote!(#arguments.optional::<#ty>(#index, || ::core::convert::From::from(#text))?),
+                value => quote!(#arguments.optional::<#ty>(#index, || #value)?),
             },
         }
     }
@@ -339,9 +343,9 @@ fn owned(ty: &Type) -> Result<()> {
                 inner if last_is(inner, "str") => "`String`".to_owned(),
                 Type::Slice(slice) => {
                     let item = &slice.elem;
-                    format!("`Vec<{}>`", quote!(#item))
+                    format!("`Vec<{}>`", written(item))
                 }
-                inner => format!("`{}`", quote!(#inner)),
+                inner => format!("`{}`", written(inner)),
             };
             Err(Error::new(
                 ty.span(),
@@ -365,4 +369,13 @@ fn owned(ty: &Type) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A type as people write it: tokens print with a space between each.
+fn written(ty: &Type) -> String {
+    let mut text = quote!(#ty).to_string();
+    for (spaced, plain) in [(" :: ", "::"), (" <", "<"), ("< ", "<"), (" >", ">"), (" ,", ",")] {
+        text = text.replace(spaced, plain);
+    }
+    text
 }

@@ -1,0 +1,129 @@
+//! All components of a worker, and which of them has which task.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Component, LoadError, Sandbox};
+use crate::task::Definition;
+
+/// What was loaded.
+#[derive(Debug, Default)]
+pub struct Registry {
+    components: Vec<Arc<Component>>,
+    tasks: BTreeMap<String, (Arc<Component>, Arc<Definition>)>,
+    broken: Vec<(PathBuf, LoadError)>,
+}
+
+impl Registry {
+    /// Who serves a task.
+    pub fn get(&self, task: &str) -> Option<(Arc<Component>, Arc<Definition>)> {
+        self.tasks
+            .get(task)
+            .map(|(component, definition)| (Arc::clone(component), Arc::clone(definition)))
+    }
+
+    /// The names of all tasks, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tasks.keys().map(String::as_str)
+    }
+
+    /// The components that serve.
+    pub fn components(&self) -> &[Arc<Component>] {
+        &self.components
+    }
+
+    /// The files that do not serve, and why.
+    pub fn broken(&self) -> &[(PathBuf, LoadError)] {
+        &self.broken
+    }
+
+    /// Adds a component with all its tasks, or none of them.
+    fn add(&mut self, component: Component) {
+        let taken = component.definitions().iter().find_map(|definition| {
+            let (other, _) = self.tasks.get(&definition.name)?;
+            Some(LoadError::Duplicate {
+                task: definition.name.clone(),
+                other: other.path().to_owned(),
+            })
+        });
+        if let Some(error) = taken {
+            self.broken.push((component.path().to_owned(), error));
+            return;
+        }
+        let component = Arc::new(component);
+        for definition in component.definitions() {
+            let entry = (Arc::clone(&component), Arc::clone(definition));
+            self.tasks.insert(definition.name.clone(), entry);
+        }
+        self.components.push(component);
+    }
+}
+
+/// Loads files, and of folders every `*.wasm` file, at the same time as far as there are cores. One that is broken
+/// does not keep the others from serving. `progress` draws a bar on stderr when that is a terminal.
+pub async fn load_all(sandbox: &Sandbox, paths: &[PathBuf], progress: bool) -> Registry {
+    let mut registry = Registry::default();
+    let mut files = Vec::new();
+    for path in paths {
+        match files_of(path) {
+            Ok(found) => files.extend(found),
+            Err(error) => registry.broken.push((path.clone(), LoadError::Read(error))),
+        }
+    }
+    files.dedup();
+    let bar = bar(files.len(), progress);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let loaded: Vec<_> = stream::iter(files)
+        .map(|file| {
+            let bar = &bar;
+            async move {
+                let loaded = sandbox.load(&file).await;
+                bar.inc(1);
+                (file, loaded)
+            }
+        })
+        .buffered(cores)
+        .collect()
+        .await;
+    bar.finish_and_clear();
+    for (file, loaded) in loaded {
+        match loaded {
+            Ok(component) => registry.add(component),
+            Err(error) => registry.broken.push((file, error)),
+        }
+    }
+    registry
+}
+
+/// A file itself; of a folder its components, sorted.
+fn files_of(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if !std::fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "wasm") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn bar(files: usize, progress: bool) -> ProgressBar {
+    let target = if progress {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(Some(files as u64), target);
+    match ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}") {
+        Ok(style) => bar.with_style(style).with_message("loading tasks"),
+        Err(_) => bar,
+    }
+}
