@@ -21,7 +21,7 @@ from celery.exceptions import (
 )
 from proj import app
 
-LIMIT = 20
+LIMIT = 60
 
 
 def call(name, *args, **options):

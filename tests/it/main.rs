@@ -1,6 +1,7 @@
 //! The black-box tests: real servers, real workers, real Python clients.
 
 mod amqp;
+mod cli;
 mod conformance;
 mod filesystem;
 mod fleet;
