@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint unit bench guests wasm-target servers python clean
+.PHONY: help demo test lint unit bench install guests wasm-target servers python clean
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CELERYBOX := $(CARGO_TARGET_DIR)/debug/celerybox
@@ -47,6 +47,9 @@ servers: ## redis-server and rabbitmq-server (apt-get as root, otherwise it says
 
 python: ## .build/venv with real Celery
 	@tests/setup/python.sh
+
+install: ## Builds celerybox for release and puts it into cargo's bin folder
+	cargo install --path host --locked
 
 clean: ## Removes what was built: the target folder and .build
 	cargo clean

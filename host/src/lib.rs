@@ -2,10 +2,22 @@
 //!
 //! The way of a message is [`execution::handle`]. `host/README.md` is the architecture page.
 
+// Nothing a sender, a guest or a file can contain may stop the worker.
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::unreachable
+)]
+
 pub mod backend;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod document;
 pub mod execution;
 pub mod message;
 pub mod outcome;

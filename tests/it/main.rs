@@ -8,5 +8,6 @@ mod fleet;
 mod golden;
 mod harness;
 mod interop;
+mod layers;
 mod load;
 mod shutdown;
