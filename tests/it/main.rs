@@ -3,3 +3,4 @@
 mod conformance;
 mod filesystem;
 mod harness;
+mod redis;
