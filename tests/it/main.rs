@@ -11,3 +11,4 @@ mod interop;
 mod layers;
 mod load;
 mod shutdown;
+mod redis;
