@@ -8,7 +8,7 @@ use celerybox::broker::{Broker, BrokerError};
 use celerybox::message::Route;
 
 use super::{Folder, names, options_in};
-use crate::conformance::{close, id, message, next, next_within, nothing, publish, until_queued};
+use crate::conformance::{LONGEST, close, id, message, next, next_within, nothing, publish, until_queued};
 
 fn queues(name: &str) -> Vec<String> {
     vec![name.to_owned()]
@@ -169,7 +169,8 @@ async fn consuming_waits_for_a_folder_that_cannot_be_made() {
     let waited = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
     assert!(waited.is_err(), "there is no folder to consume from");
     std::fs::remove_file(&blocked).unwrap();
-    let mut deliveries = waiting.await.unwrap();
+    let waited = tokio::time::timeout(LONGEST, waiting).await;
+    let mut deliveries = waited.expect("the folder can be made now").unwrap();
     publish(&*broker, "q", 1).await;
     next(&mut deliveries).await.receipt.ack();
     close(broker).await;
@@ -187,7 +188,8 @@ async fn a_broker_that_waits_for_its_folder_can_be_closed() {
         tokio::task::yield_now().await;
         broker.close().await
     };
-    let (consumed, closed) = tokio::join!(consuming, closing);
+    let both = async { tokio::join!(consuming, closing) };
+    let (consumed, closed) = tokio::time::timeout(LONGEST, both).await.expect("both end");
     assert!(matches!(consumed, Err(BrokerError::Connection(_))));
     closed.unwrap();
 }
