@@ -1,9 +1,12 @@
 //! celerybox: a Celery worker that runs each task as a WebAssembly component in a sandbox of its own.
 //!
-//! The way of a message is `execution::handle`. `host/README.md` is the architecture page.
+//! The way of a message is [`execution::handle`]. `host/README.md` is the architecture page.
 
 pub mod backend;
 pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod execution;
 pub mod message;
 pub mod outcome;
 pub mod policy;
@@ -11,4 +14,6 @@ mod redis_link;
 pub mod redis_url;
 pub mod sandbox;
 pub mod settle;
+pub mod shutdown;
 pub mod task;
+pub mod worker;

@@ -1,5 +1,6 @@
 //! The black-box tests: real servers, real workers, real Python clients.
 
+mod amqp;
 mod cli;
 mod conformance;
 mod filesystem;

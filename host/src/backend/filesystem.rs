@@ -189,4 +189,51 @@ mod tests {
         backend.store(result("a", State::Success, 1)).await.unwrap();
         assert!(backend.fetch("a").await.unwrap().is_some());
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_reader_sees_half_a_result() {
+        let path = tempfile::tempdir().unwrap();
+        let backend = FilesystemBackend::new(path.path()).unwrap();
+        let file = path.path().join("celery-task-meta-a");
+        let (done, is_done) = (
+            Arc::new(std::sync::atomic::AtomicBool::new(false)),
+            std::sync::atomic::Ordering::SeqCst,
+        );
+        let writing = Arc::clone(&done);
+        let reader = std::thread::spawn(move || {
+            let mut seen = 0;
+            while !writing.load(is_done) || seen == 0 {
+                let Ok(text) = std::fs::read(&file) else { continue };
+                serde_json::from_slice::<serde_json::Value>(&text).expect("a whole document");
+                seen += 1;
+            }
+        });
+        for n in 0..200 {
+            let mut progress = result("a", State::Custom("PROGRESS".into()), n);
+            progress.meta =
+                serde_json::json!({"status": "PROGRESS", "result": "x".repeat(n as usize * 1000)})
+                    .to_string();
+            backend.store(progress).await.unwrap();
+        }
+        done.store(true, is_done);
+        reader.join().unwrap();
+    }
+
+    /// Many at once: once SUCCESS was stored, it stays.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_race_does_not_write_over_success() {
+        let path = tempfile::tempdir().unwrap();
+        let backend = FilesystemBackend::new(path.path()).unwrap();
+        for n in 0..50 {
+            let id = n.to_string();
+            let stores = (0..8).map(|k| {
+                let state = if k == 4 { State::Success } else { State::Failure };
+                backend.store(result(&id, state, k))
+            });
+            for stored in futures_util::future::join_all(stores).await {
+                stored.unwrap();
+            }
+            assert!(backend.fetch(&id).await.unwrap().unwrap().contains("SUCCESS"));
+        }
+    }
 }

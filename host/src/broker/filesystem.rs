@@ -208,6 +208,10 @@ fn publish(options: &Options, create: bool, outgoing: &Outgoing) -> Result<(), B
     let queues = queues_for(options, &outgoing.route.exchange, &outgoing.route.routing_key)?;
     let content = envelope::seal(outgoing);
     let output = folder::open(&options.data_folder_out, create).map_err(failed(&options.data_folder_out))?;
+    if create && options.data_folder_out != options.data_folder_in {
+        // The consumer does this in its own folder.
+        let _ = folder::remove_old_temporary_files(&output);
+    }
     for queue in &queues {
         name::check("queue name", queue).map_err(BrokerError::Refused)?;
         folder::write(&output, &name::new(queue), content.as_bytes())

@@ -3,6 +3,7 @@
 //! No I/O and no clock: everything here is a value or a pure function.
 
 pub mod envelope;
+mod iso8601;
 pub mod repr;
 pub mod request;
 
