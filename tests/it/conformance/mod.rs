@@ -23,6 +23,9 @@ use uuid::Uuid;
 /// No step of a test may take longer.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// No test may take longer, whatever it waits for.
+pub(crate) const LONGEST: Duration = Duration::from_secs(180);
+
 /// What the suite needs of a broker's server.
 #[async_trait]
 pub(crate) trait Fixture: Send + Sync {
@@ -78,7 +81,8 @@ macro_rules! conformance {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $rule() {
                 let fixture = $fixture;
-                $crate::conformance::$module::$rule(&fixture).await;
+                let rule = $crate::conformance::$module::$rule(&fixture);
+                tokio::time::timeout($crate::conformance::LONGEST, rule).await.expect("the test ends");
             }
         )*
     };

@@ -23,7 +23,7 @@ impl Fixture for Folder {
 
     async fn put_garbage(&self, queue: &str) {
         let put = |name: &str, content: &[u8]| {
-            std::fs::write(self.path().join(format!("1_{name}.{queue}.msg")), content).unwrap();
+            std::fs::write(self.queue().join(format!("1_{name}.{queue}.msg")), content).unwrap();
         };
         put("text", b"this is no envelope");
         put("binary", b"\xff\x00\xfe");
@@ -40,7 +40,7 @@ impl Fixture for Folder {
         );
         put("properties", br#"{"body": "", "headers": {}, "properties": []}"#);
         put("deep", "[".repeat(1_000_000).as_bytes());
-        let huge = std::fs::File::create(self.path().join(format!("1_huge.{queue}.msg"))).unwrap();
+        let huge = std::fs::File::create(self.queue().join(format!("1_huge.{queue}.msg"))).unwrap();
         huge.set_len(200 << 20).unwrap();
     }
 }

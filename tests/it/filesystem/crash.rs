@@ -70,7 +70,7 @@ async fn what_a_killed_process_held_is_delivered_to_another() {
     let killed = Holder::start(&folder);
     let mut deliveries = survivor.consume(&["q".to_owned()], 0).await.unwrap();
     nothing(&mut deliveries).await;
-    assert_eq!(folder.names("unacked").len(), 2);
+    assert_eq!(folder.names("queue/unacked").len(), 2);
     assert!(folder.messages().is_empty());
 
     drop(killed);
@@ -83,12 +83,12 @@ async fn what_a_killed_process_held_is_delivered_to_another() {
         delivery.receipt.ack();
     }
     assert_eq!(
-        folder.names("unacked").len(),
+        folder.names("queue/unacked").len(),
         1,
         "the dead worker's folder is gone"
     );
     close(survivor).await;
-    assert!(folder.names("unacked").is_empty() && folder.messages().is_empty());
+    assert!(folder.names("queue/unacked").is_empty() && folder.messages().is_empty());
 }
 
 /// Two sweepers never both put a message back.
@@ -98,7 +98,7 @@ async fn many_workers_that_start_at_once_deliver_each_message_once() {
     let sender = broker(&folder);
     publish(&*sender, "q", 20).await;
     let killed: Vec<Holder> = (0..4).map(|_| Holder::start(&folder)).collect();
-    assert_eq!(folder.names("unacked").len(), 4);
+    assert_eq!(folder.names("queue/unacked").len(), 4);
     drop(killed);
 
     let workers: Vec<Box<dyn Broker>> = (0..6).map(|_| broker(&folder)).collect();
@@ -126,7 +126,7 @@ async fn many_workers_that_start_at_once_deliver_each_message_once() {
     }
     assert!(seen.try_recv().is_err(), "a message came twice");
     assert!(folder.messages().is_empty());
-    assert!(folder.names("unacked").is_empty());
+    assert!(folder.names("queue/unacked").is_empty());
 }
 
 /// A crash between the steps of putting a message back leaves files like these.
@@ -135,15 +135,17 @@ async fn a_sweeper_that_died_half_way_is_swept_too() {
     let folder = Folder::new();
     let sender = broker(&folder);
     publish(&*sender, "q", 1).await;
-    let dead = folder.path().join("unacked/8f1f5b0e-0000-4000-8000-000000000000");
+    let dead = folder
+        .queue()
+        .join("unacked/8f1f5b0e-0000-4000-8000-000000000000");
     std::fs::create_dir_all(&dead).unwrap();
     let file = folder.messages().remove(0);
-    std::fs::rename(folder.path().join(&file), dead.join(&file)).unwrap();
+    std::fs::rename(folder.queue().join(&file), dead.join(&file)).unwrap();
     std::fs::write(dead.join(".5f1f5b0e-0000-4000-8000-000000000000.tmp"), "{\"bo").unwrap();
     std::fs::write(dead.join(format!("1_garbage.{}", "q.msg")), b"\xff").unwrap();
     // No lock file: its worker died before it made one, or a sweeper after it removed it.
-    std::fs::create_dir_all(folder.path().join("unacked/empty")).unwrap();
-    std::fs::write(folder.path().join("unacked/a file"), "").unwrap();
+    std::fs::create_dir_all(folder.queue().join("unacked/empty")).unwrap();
+    std::fs::write(folder.queue().join("unacked/a file"), "").unwrap();
 
     let mut deliveries = sender.consume(&["q".to_owned()], 0).await.unwrap();
     let delivery = next_within(&mut deliveries, RESTORED_WITHIN).await;
@@ -151,5 +153,5 @@ async fn a_sweeper_that_died_half_way_is_swept_too() {
     assert!(delivery.redelivered);
     delivery.receipt.ack();
     close(sender).await;
-    assert_eq!(folder.names("unacked"), ["a file"]);
+    assert_eq!(folder.names("queue/unacked"), ["a file"]);
 }

@@ -8,7 +8,7 @@ use celerybox::broker::{Broker, BrokerError};
 use celerybox::message::Route;
 
 use super::{Folder, names, options_in};
-use crate::conformance::{close, id, message, next, next_within, nothing, publish, until_queued};
+use crate::conformance::{LONGEST, close, id, message, next, next_within, nothing, publish, until_queued};
 
 fn queues(name: &str) -> Vec<String> {
     vec![name.to_owned()]
@@ -85,8 +85,13 @@ async fn no_name_leads_out_of_the_folder() {
     };
     let published = broker.publish(sent).await.unwrap_err();
     assert!(matches!(published, BrokerError::Refused(_)), "{published}");
-    assert_eq!(names(folder.path()), ["a"]);
-    assert!(names(&inner).iter().all(|name| !name.contains("evil")));
+    assert_eq!(names(folder.path()), ["a", "queue"]);
+    assert_eq!(names(&folder.path().join("a")), ["b"]);
+    assert!(
+        names(&inner.join("queue"))
+            .iter()
+            .all(|name| !name.contains("evil"))
+    );
 }
 
 #[tokio::test]
@@ -131,6 +136,7 @@ async fn a_folder_that_vanishes_is_used_again_when_it_is_back() {
     nothing(&mut deliveries).await;
     assert!(!inner.exists());
     // Another, empty folder in its place works as well.
+    std::fs::create_dir_all(inner.join("queue")).unwrap();
     std::fs::create_dir_all(inner.join("control")).unwrap();
     broker.publish(message("q", "3")).await.unwrap();
     let delivery = next_within(&mut deliveries, Duration::from_secs(15)).await;
@@ -140,12 +146,16 @@ async fn a_folder_that_vanishes_is_used_again_when_it_is_back() {
     later.receipt.ack();
     held.receipt.reject(true);
     close(broker).await;
-    let back: Vec<String> = names(&away)
+    let back: Vec<String> = names(&away.join("queue"))
         .into_iter()
         .filter(|name| name.ends_with(".q.msg"))
         .collect();
     assert_eq!(back.len(), 1);
-    assert!(names(&inner).iter().all(|name| !name.ends_with(".msg")));
+    assert!(
+        names(&inner.join("queue"))
+            .iter()
+            .all(|name| !name.ends_with(".msg"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,7 +169,8 @@ async fn consuming_waits_for_a_folder_that_cannot_be_made() {
     let waited = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
     assert!(waited.is_err(), "there is no folder to consume from");
     std::fs::remove_file(&blocked).unwrap();
-    let mut deliveries = waiting.await.unwrap();
+    let waited = tokio::time::timeout(LONGEST, waiting).await;
+    let mut deliveries = waited.expect("the folder can be made now").unwrap();
     publish(&*broker, "q", 1).await;
     next(&mut deliveries).await.receipt.ack();
     close(broker).await;
@@ -177,7 +188,8 @@ async fn a_broker_that_waits_for_its_folder_can_be_closed() {
         tokio::task::yield_now().await;
         broker.close().await
     };
-    let (consumed, closed) = tokio::join!(consuming, closing);
+    let both = async { tokio::join!(consuming, closing) };
+    let (consumed, closed) = tokio::time::timeout(LONGEST, both).await.expect("both end");
     assert!(matches!(consumed, Err(BrokerError::Connection(_))));
     closed.unwrap();
 }
@@ -205,11 +217,11 @@ async fn done_messages_are_kept_with_store_processed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_regular_files_are_messages() {
     let folder = Folder::new();
-    let secret = folder.path().join("secret");
+    let secret = folder.queue().join("secret");
     std::fs::write(&secret, "secret").unwrap();
-    std::os::unix::fs::symlink(&secret, folder.path().join("1_link.q.msg")).unwrap();
-    std::fs::create_dir(folder.path().join("1_folder.q.msg")).unwrap();
-    let pipe = folder.path().join("1_pipe.q.msg");
+    std::os::unix::fs::symlink(&secret, folder.queue().join("1_link.q.msg")).unwrap();
+    std::fs::create_dir(folder.queue().join("1_folder.q.msg")).unwrap();
+    let pipe = folder.queue().join("1_pipe.q.msg");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
     let broker: Box<dyn Broker> = Box::new(folder.broker());
     publish(&*broker, "q", 1).await;
@@ -232,11 +244,11 @@ async fn a_file_that_is_being_written_is_not_taken() {
     let folder = Folder::new();
     let broker: Box<dyn Broker> = Box::new(folder.broker());
     publish(&*broker, "other", 1).await;
-    let other = folder.path().join(folder.messages().remove(0));
+    let other = folder.queue().join(folder.messages().remove(0));
     let text = std::fs::read(&other).unwrap();
 
     let mut deliveries = broker.consume(&queues("q"), 1).await.unwrap();
-    let mut file = std::fs::File::create(folder.path().join("1_x.q.msg")).unwrap();
+    let mut file = std::fs::File::create(folder.queue().join("1_x.q.msg")).unwrap();
     nothing(&mut deliveries).await;
     file.lock().unwrap();
     nothing(&mut deliveries).await;
@@ -251,7 +263,7 @@ async fn a_file_that_is_being_written_is_not_taken() {
     delivery.receipt.ack();
 
     // A writer without a lock gets a moment.
-    let mut file = std::fs::File::create(folder.path().join("2_x.q.msg")).unwrap();
+    let mut file = std::fs::File::create(folder.queue().join("2_x.q.msg")).unwrap();
     file.write_all(start).unwrap();
     nothing(&mut deliveries).await;
     file.write_all(end).unwrap();

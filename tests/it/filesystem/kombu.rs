@@ -175,7 +175,7 @@ async fn exchanges_lead_to_the_same_queues() {
         sent.route = route(exchange, key);
         broker.publish(sent).await.unwrap();
         let mut files = folder.messages();
-        files.retain(|file| std::fs::remove_file(folder.path().join(file)).is_ok());
+        files.retain(|file| std::fs::remove_file(folder.queue().join(file)).is_ok());
         let mut reached: Vec<&str> = files.iter().map(|file| file.split('.').nth(1).unwrap()).collect();
         reached.sort_unstable();
         assert_eq!(reached, queues, "{exchange} {key}");

@@ -5,27 +5,34 @@ mod crash;
 mod folders;
 mod kombu;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use celerybox::backend::filesystem::FilesystemBackend;
 use celerybox::broker::filesystem::{FilesystemBroker, Options};
 use celerybox_tests::Place;
 
-/// A folder with everything a filesystem broker needs, gone after the test.
+/// A folder with everything a filesystem broker needs, as celerybox's embedded default has it, gone after the test.
 pub(crate) struct Folder {
     place: Place,
+    path: PathBuf,
 }
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        Self {
-            place: Place::files(),
-        }
+        let place = Place::files();
+        let path = place.folder().join("data");
+        std::fs::create_dir_all(path.join("queue")).unwrap();
+        Self { place, path }
+    }
+
+    /// Where everything is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Where the messages are.
-    pub(crate) fn path(&self) -> &Path {
-        self.place.folder()
+    pub(crate) fn queue(&self) -> PathBuf {
+        self.path.join("queue")
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -47,7 +54,7 @@ impl Folder {
 
     /// Names of the message files of all queues, sorted.
     pub(crate) fn messages(&self) -> Vec<String> {
-        let mut names = self.names("");
+        let mut names = self.names("queue");
         names.retain(|name| name.ends_with(".msg"));
         names
     }
@@ -55,8 +62,8 @@ impl Folder {
 
 pub(crate) fn options_in(folder: &Path) -> Options {
     Options {
-        data_folder_in: folder.to_owned(),
-        data_folder_out: folder.to_owned(),
+        data_folder_in: folder.join("queue"),
+        data_folder_out: folder.join("queue"),
         control_folder: folder.join("control"),
         processed_folder: folder.join("processed"),
         ..Options::default()
