@@ -98,12 +98,7 @@ pub fn settle(
                 ))
             });
             [
-                Some(Effect::Publish(retry::message(
-                    request,
-                    plan.ignore_result,
-                    &asked,
-                    scene.now,
-                ))),
+                Some(Effect::Publish(retry::message(request, plan, &asked, scene.now))),
                 stored,
                 ack_if(true, false),
             ]

@@ -10,5 +10,6 @@ mod harness;
 mod interop;
 mod layers;
 mod load;
-mod shutdown;
+mod readme;
 mod redis;
+mod shutdown;

@@ -221,6 +221,7 @@ impl Settings {
             track_started: self.task_track_started,
             time_limit: self.task_time_limit,
             soft_time_limit: self.task_soft_time_limit,
+            longest: self.limits.time.map(|seconds| seconds as f64),
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Defaults {
     pub time_limit: Option<f64>,
     /// `task_soft_time_limit`, seconds.
     pub soft_time_limit: Option<f64>,
+    /// `limits.time`, seconds: no run is longer, whatever its message and its component say.
+    pub longest: Option<f64>,
 }
 
 /// Celery's own defaults (contract section 8.6).
@@ -49,6 +51,7 @@ impl Default for Defaults {
             track_started: false,
             time_limit: None,
             soft_time_limit: None,
+            longest: None,
         }
     }
 }
@@ -93,10 +96,16 @@ pub fn plan(request: &Request, definition: &Definition, defaults: &Defaults) -> 
         ignore_result,
         store_errors: !ignore_result || store_errors,
         track_started: definition.track_started.unwrap_or(defaults.track_started) && !ignore_result,
-        time_limit: request
-            .time_limit
-            .or(definition.time_limit)
-            .or(defaults.time_limit),
+        time_limit: match (
+            request
+                .time_limit
+                .or(definition.time_limit)
+                .or(defaults.time_limit),
+            defaults.longest,
+        ) {
+            (Some(asked), Some(longest)) => Some(asked.min(longest)),
+            (asked, longest) => asked.or(longest),
+        },
         soft_time_limit: request
             .soft_time_limit
             .or(definition.soft_time_limit)
@@ -135,6 +144,27 @@ pub fn seconds(seconds: Option<f64>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_limit_falls_back_separately_and_none_is_above_the_workers_own() {
+        let request = crate::message::request::fixture::request(serde_json::json!({"timelimit": [30, null]}));
+        let definition = Definition {
+            time_limit: Some(20.0),
+            soft_time_limit: Some(10.0),
+            ..Definition::default()
+        };
+        let limits = |longest| {
+            let defaults = Defaults {
+                longest,
+                ..Defaults::default()
+            };
+            let plan = plan(&request, &definition, &defaults);
+            (plan.time_limit, plan.soft_time_limit)
+        };
+        assert_eq!(limits(None), (Some(30.0), Some(10.0)));
+        assert_eq!(limits(Some(5.0)), (Some(5.0), Some(10.0)));
+        assert_eq!(limits(Some(60.0)), (Some(30.0), Some(10.0)));
+    }
 
     #[test]
     fn a_limit_that_is_no_positive_number_is_none() {
