@@ -1,7 +1,10 @@
 //! The AMQP broker against a real RabbitMQ.
 
 mod conformance;
+mod connections;
+mod declarations;
 mod raw;
+mod samples;
 
 use celerybox::broker::amqp::{AmqpBroker, Options};
 

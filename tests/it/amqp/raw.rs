@@ -40,14 +40,15 @@ impl RawClient {
         client
     }
 
+    /// Whether the server took what was sent so far, rather than to hang up over it.
+    pub(crate) fn is_alive(&mut self, queue: &str) -> bool {
+        self.ask_counts(queue);
+        self.read().1.starts_with(b"\0\x32\0\x0b")
+    }
+
     /// Counts of a queue that exists.
     pub(crate) fn counts(&mut self, queue: &str) -> QueueCounts {
-        let passive = 1;
-        self.method(
-            1,
-            (50, 10),
-            &[b"\0\0", &short(queue)[..], &[passive], b"\0\0\0\0"].concat(),
-        );
+        self.ask_counts(queue);
         let answer = self.expect((50, 11));
         let numbers = &answer[1 + usize::from(answer[0])..];
         let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
@@ -55,6 +56,15 @@ impl RawClient {
             ready: number(&numbers[..4]),
             consumers: number(&numbers[4..8]),
         }
+    }
+
+    fn ask_counts(&mut self, queue: &str) {
+        let passive = 1;
+        self.method(
+            1,
+            (50, 10),
+            &[b"\0\0", &short(queue)[..], &[passive], b"\0\0\0\0"].concat(),
+        );
     }
 
     /// Declares a durable queue with arguments, a field table in bytes.
