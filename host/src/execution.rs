@@ -11,13 +11,14 @@ use tracing::{error, info, warn};
 
 use crate::backend::ResultBackend;
 use crate::broker::{Backoff, Broker, BrokerError, Delivery, Receipt};
+use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
 use crate::message::{Message, Outgoing, Request, Unusable};
 use crate::outcome::{Outcome, State};
 use crate::policy::admit::{self, Admission, Defaults, Plan};
 use crate::sandbox::registry::Registry;
 use crate::sandbox::{Call, Component, StateSink};
-use crate::settle::{self, Effect, Scene};
+use crate::settle::{self, Effect};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
@@ -168,7 +169,7 @@ impl Execution {
         if task.plan.track_started
             && let Some(backend) = &self.backend
         {
-            let started = settle::started(&task.request, std::process::id(), self.scene());
+            let started = document::started(&task.request, std::process::id(), self.scene());
             if let Err(error) = backend.store(started).await {
                 error!("cannot store STARTED of {}: {error}", task.request.id);
             }
@@ -290,7 +291,7 @@ impl Execution {
                 extended,
                 now: Timestamp::now(),
             };
-            let stored = settle::stored(&request, state, &value, None, &[], scene);
+            let stored = document::stored(&request, state, &value, None, &[], scene);
             let backend = backend.clone();
             async move {
                 match backend {

@@ -9,7 +9,7 @@ use crate::broker::Backoff;
 use crate::redis_url::RedisUrl;
 
 /// How long a command may take. Longer than any pause a healthy server makes, short enough to notice a dead peer.
-pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One connection for one job, with the pauses between the attempts to get it back.
 pub(crate) struct Link {

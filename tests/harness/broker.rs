@@ -148,17 +148,8 @@ impl Place {
         self.folder.path()
     }
 
-    /// The environment that `tests/interop/proj.py` reads.
-    pub(crate) fn python_environment(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("TEST_BACKEND", self.backend_url()),
-            ("TEST_BROKER", self.broker_url()),
-            ("TEST_DATA_DIR", self.data_dir().display().to_string()),
-        ]
-    }
-
     /// The folder of messages and results where both are files.
-    fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 }

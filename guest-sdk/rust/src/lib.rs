@@ -134,3 +134,8 @@ pub mod __private {
     pub use crate::signature::{Kind, Parameter, Signature};
     pub use crate::task::{Options, ReturnsResult, ReturnsValue, definitions, run, to_json};
 }
+
+// So that the README's examples are tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -84,7 +84,7 @@ impl Check {
         };
         println!("result backend: {}", backend.unwrap_or_else(|| none.into()));
         println!("concurrency:    {}", settings.concurrency());
-        println!("components:     {}", registry.components().count());
+        println!("components:     {}", registry.components().len());
         println!("tasks:          {}", registry.names().count());
         Ok(broken(&registry))
     }

@@ -43,6 +43,13 @@ impl Folders {
     }
 }
 
+/// `result_backend_transport_options`.
+#[derive(serde::Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ResultTransport {
+    global_keyprefix: String,
+}
+
 /// The broker of these settings.
 pub fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
     let Some(url) = &settings.broker_url else {
@@ -87,17 +94,20 @@ pub fn backend(
     match scheme(url) {
         "redis" | "rediss" | "redis+socket" | "unix" => {
             let table = settings.result_backend_transport_options.clone();
-            let mut options: redis_backend::Options = table.try_into().map_err(|error| {
+            let transport: ResultTransport = table.try_into().map_err(|error| {
                 BackendError::Config(format!("result_backend_transport_options: {error}"))
             })?;
-            options.result_expires = settings.result_expires();
-            options.result_failure_expires = crate::policy::admit::seconds(settings.result_failure_expires);
-            Ok(Some(Arc::new(RedisBackend::new(url, &options)?)))
+            let options = redis_backend::Options {
+                result_expires: settings.result_expires(),
+                result_failure_expires: crate::policy::admit::seconds(settings.result_failure_expires),
+                global_keyprefix: transport.global_keyprefix,
+                ..redis_backend::Options::default()
+            };
+            Ok(Some(Arc::new(RedisBackend::new(url, options)?)))
         }
-        "rpc" => Ok(Some(Arc::new(RpcBackend::new(
-            Arc::clone(broker),
-            settings.result_persistent,
-        )))),
+        "rpc" => Ok(Some(Arc::new(
+            RpcBackend::new(Arc::clone(broker)).persistent(settings.result_persistent),
+        ))),
         "file" => {
             let path = url::Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
             let path = path.ok_or_else(|| {

@@ -6,6 +6,7 @@ pub mod envelope;
 mod iso8601;
 pub mod repr;
 pub mod request;
+pub mod retry;
 
 use serde_json::{Map, Value};
 

@@ -46,6 +46,7 @@ pub struct RedisBroker {
     settling: Mutex<Option<(mpsc::UnboundedReceiver<Order>, Link)>>,
     letters: OnceLock<mpsc::Sender<Letter>>,
     consumption: Mutex<Option<Consumption>>,
+    sweeper: Mutex<Option<(watch::Sender<bool>, JoinHandle<()>)>>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -71,6 +72,7 @@ impl RedisBroker {
             settling: Mutex::new(Some(settling)),
             letters: OnceLock::new(),
             consumption: Mutex::new(None),
+            sweeper: Mutex::new(None),
             tasks: Mutex::default(),
         })
     }
@@ -79,9 +81,10 @@ impl RedisBroker {
         Link::new(self.url.clone(), RESPONSE_TIMEOUT)
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         let task = tokio::spawn(task);
         lock(&self.tasks).push(task.abort_handle());
+        task
     }
 
     fn letters(&self) -> &mpsc::Sender<Letter> {
@@ -116,6 +119,8 @@ impl RedisBroker {
 
     /// Makes the queues known to those who publish to an exchange of the queue's name, as Celery declares it.
     async fn bind(&self, link: &mut Link, queues: &[String]) -> RedisResult<()> {
+        // Alone, because in a pipeline a refusal is hard to tell from other errors.
+        redis::cmd("PING").exec_async(link.up().await?).await?;
         let mut pipeline = redis::pipe();
         for queue in queues {
             let binding = self.keys.binding(queue, queue);
@@ -146,12 +151,15 @@ impl Broker for RedisBroker {
         if let Some((orders, link)) = lock(&self.settling).take() {
             let prefix = self.claims.prefix().to_owned();
             self.spawn(settle::run(orders, link, Arc::clone(&self.keys), prefix));
-            self.spawn(sweep::run(
+            let (stop, stopped) = watch::channel(false);
+            let sweeper = self.spawn(sweep::run(
                 Arc::clone(&self.claims),
                 self.link(),
                 Arc::clone(&self.keys),
                 self.options.clone(),
+                stopped,
             ));
+            *lock(&self.sweeper) = Some((stop, sweeper));
         }
         let mut queues = queues.to_vec();
         if self.options.queue_order_strategy == QueueOrder::Sorted {
@@ -159,7 +167,7 @@ impl Broker for RedisBroker {
         }
         let (deliveries, receiver) = mpsc::channel(claims::BATCH);
         let (stop, stopped) = watch::channel(false);
-        let fetcher = tokio::spawn(
+        let fetcher = self.spawn(
             Fetcher {
                 queues,
                 rotate: self.options.queue_order_strategy == QueueOrder::RoundRobin,
@@ -171,7 +179,6 @@ impl Broker for RedisBroker {
             }
             .run(),
         );
-        lock(&self.tasks).push(fetcher.abort_handle());
         *consumption = Some(Consumption { stop, fetcher });
         Ok(receiver)
     }
@@ -215,6 +222,12 @@ impl Broker for RedisBroker {
                     self.url
                 )));
             }
+        }
+        let sweeper = lock(&self.sweeper).take();
+        if let Some((stop, sweeper)) = sweeper {
+            stop.send_replace(true);
+            // With a server that is silent it does not end; then it is aborted.
+            let _ = timeout(CLOSE_PATIENCE, sweeper).await;
         }
         for task in lock(&self.tasks).drain(..) {
             task.abort();

@@ -94,6 +94,14 @@ impl Options {
             .max(Duration::from_millis(50))
     }
 
+    /// How long the lock of a sweep holds when its owner dies: not so long that it delays what is overdue much more.
+    /// It saves work; that a message is restored once does not depend on it.
+    pub(super) fn lock_time(&self) -> Duration {
+        self.unacked_mutex_expire
+            .min(self.visibility_timeout / 4)
+            .max(Duration::from_secs(1))
+    }
+
     /// How often to renew the claim on the messages this worker has.
     pub(super) fn refresh_period(&self) -> Duration {
         (self.visibility_timeout / 4).max(Duration::from_millis(50))

@@ -4,11 +4,13 @@
 use std::sync::{Arc, LazyLock};
 
 use redis::{RedisResult, Script};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::Options;
 use super::claims::Claims;
+use super::fetch::stopped;
 use super::keys::Keys;
 use super::restore::{End, restore};
 use crate::redis_link::Link;
@@ -23,12 +25,22 @@ const CHUNK: usize = 500;
 /// One sweep looks at this many at most; more wait for the next.
 const SWEEP_LIMIT: usize = 10_000;
 
-/// Refreshes and sweeps for ever. The first sweep is at once, for what a worker that died has left.
-pub(super) async fn run(claims: Arc<Claims>, mut link: Link, keys: Arc<Keys>, options: Options) {
+/// Refreshes and sweeps until stopped, but never stops with the lock in hand. The first sweep is at once, for what a
+/// worker that died has left.
+pub(super) async fn run(
+    claims: Arc<Claims>,
+    mut link: Link,
+    keys: Arc<Keys>,
+    options: Options,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut next_sweep = Instant::now();
     let mut next_refresh = next_sweep + options.refresh_period();
     loop {
-        sleep_until(next_sweep.min(next_refresh)).await;
+        tokio::select! {
+            () = sleep_until(next_sweep.min(next_refresh)) => {}
+            () = stopped(&mut stop) => return,
+        }
         let now = Instant::now();
         let done = async {
             if next_refresh <= now {
@@ -49,7 +61,10 @@ pub(super) async fn run(claims: Arc<Claims>, mut link: Link, keys: Arc<Keys>, op
                     "Could not look after unacknowledged messages on {}: {error}",
                     link.url()
                 );
-                sleep(pause).await;
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = stopped(&mut stop) => return,
+                }
             }
         }
     }
@@ -74,19 +89,18 @@ async fn sweep(link: &mut Link, keys: &Keys, options: &Options) -> RedisResult<(
         .unacked_restore_limit
         .filter(|limit| *limit > 0)
         .unwrap_or(SWEEP_LIMIT);
-    let tags: Option<Vec<Vec<u8>>> = OVERDUE
+    let tags: Vec<Vec<u8>> = OVERDUE
         .key(&keys.unacked_index)
         .key(&keys.unacked_mutex)
         .arg(options.visibility_timeout.as_secs_f64())
         .arg(&token)
-        .arg(options.unacked_mutex_expire.as_millis().max(1) as u64)
+        .arg(options.lock_time().as_millis() as u64)
         .arg(limit)
         .invoke_async(connection)
         .await?;
-    let Some(tags) = tags else {
-        // Somebody else is at it.
+    if tags.is_empty() {
         return Ok(());
-    };
+    }
     let restored = restore(
         connection,
         keys,
