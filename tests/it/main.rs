@@ -10,5 +10,5 @@ mod harness;
 mod interop;
 mod layers;
 mod load;
-mod shutdown;
 mod redis;
+mod shutdown;
