@@ -97,7 +97,18 @@ impl Unacked {
     /// Removes the folder, which must be empty, and releases the lock.
     pub(super) fn leave(self, input: &Dir) -> io::Result<()> {
         self.dir.remove_file(LOCK)?;
-        input.remove_dir(&self.path)
+        match input.remove_dir(&self.path) {
+            // A sweeper came in between and made a lock file of its own; it removes both.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound
+                ) =>
+            {
+                Ok(())
+            }
+            removed => removed,
+        }
     }
 }
 
@@ -175,5 +186,92 @@ fn make_folder(input: &Dir, path: &str) -> io::Result<()> {
     match input.create_dir_with(path, &builder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGE: &str = "1_x.q.msg";
+
+    /// A folder with one message that a worker took.
+    fn taken() -> (tempfile::TempDir, Dir, Unacked) {
+        let path = tempfile::tempdir().unwrap();
+        let input = folder::open(path.path(), false).unwrap();
+        let unacked = Unacked::create(&input).unwrap();
+        folder::write(
+            &input,
+            MESSAGE,
+            br#"{"headers": {}, "properties": {"delivery_info": {}}}"#,
+        )
+        .unwrap();
+        assert!(unacked.take(&input, MESSAGE).unwrap());
+        (path, input, unacked)
+    }
+
+    #[test]
+    fn a_message_is_taken_once() {
+        let (_path, input, unacked) = taken();
+        let other = Unacked::create(&input).unwrap();
+        assert!(!other.take(&input, MESSAGE).unwrap());
+        assert!(!unacked.take(&input, MESSAGE).unwrap());
+        // A worker whose folder was removed notices, and does not believe that all messages are taken by others.
+        input.remove_dir_all(&other.path).unwrap();
+        unacked.put_back(&input, MESSAGE).unwrap();
+        assert!(other.take(&input, MESSAGE).is_err());
+        assert!(input.exists(MESSAGE) && !other.is_there(&input));
+    }
+
+    #[test]
+    fn the_living_are_left_alone_and_the_dead_are_swept() {
+        let (_path, input, unacked) = taken();
+        assert_eq!(sweep(&input).unwrap(), 0);
+        assert!(!input.exists(MESSAGE) && unacked.is_there(&input));
+        drop(unacked);
+        assert_eq!(sweep(&input).unwrap(), 1);
+        assert!(
+            input
+                .read_to_string(MESSAGE)
+                .unwrap()
+                .contains(r#""redelivered":true"#)
+        );
+        assert_eq!(input.read_dir(FOLDER).unwrap().count(), 0);
+        assert_eq!(sweep(&input).unwrap(), 0);
+    }
+
+    /// A sweeper may look at a folder just when its worker leaves.
+    #[test]
+    fn leaving_beside_a_sweeper_is_no_error() {
+        let (_path, input, unacked) = taken();
+        unacked.finish(MESSAGE, None).unwrap();
+        let path = unacked.path.clone();
+        unacked.dir.write("a sweeper's", "").unwrap();
+        unacked.leave(&input).unwrap();
+        assert!(input.exists(&path));
+        assert_eq!(sweep(&input).unwrap(), 0);
+        assert!(!input.exists(&path), "the sweeper removes the rest");
+    }
+
+    /// Everybody sweeps, and everybody restores at the same time: each message comes back once.
+    #[test]
+    fn many_sweepers_restore_once() {
+        let path = tempfile::tempdir().unwrap();
+        let input = folder::open(path.path(), false).unwrap();
+        for round in 0..15 {
+            let dead = Unacked::create(&input).unwrap();
+            for n in 0..10 {
+                dead.dir.write(format!("{n}_x.q.msg"), "{}").unwrap();
+            }
+            drop(dead);
+            let restored: usize = std::thread::scope(|scope| {
+                let sweepers: Vec<_> = (0..4).map(|_| scope.spawn(|| sweep(&input).unwrap())).collect();
+                sweepers.into_iter().map(|sweeper| sweeper.join().unwrap()).sum()
+            });
+            assert_eq!(restored, 10, "round {round}");
+            for n in 0..10 {
+                input.remove_file(format!("{n}_x.q.msg")).unwrap();
+            }
+        }
     }
 }
