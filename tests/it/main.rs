@@ -4,4 +4,5 @@ mod fleet;
 mod harness;
 mod interop;
 mod load;
+mod sandbox;
 mod shutdown;

@@ -30,7 +30,9 @@ fn late(seconds: f64) -> Result<f64, TaskError> {
 #[task]
 fn fail(message: String) -> Result<(), TaskError> {
     let text = message.clone();
-    Err(Failure::new("ValueError", message).with_args(&json!([text, 7])).into())
+    Err(Failure::new("ValueError", message)
+        .with_args(&json!([text, 7]))
+        .into())
 }
 
 /// Waits, so that the client has subscribed before there is something to hear; then reports each step.
@@ -104,5 +106,15 @@ fn ignore(ctx: &Context) -> Result<(), TaskError> {
 }
 
 tasks![
-    echo, sleep, late, fail, progress, request, retry, soft, soft_uncaught, reject, ignore
+    echo,
+    sleep,
+    late,
+    fail,
+    progress,
+    request,
+    retry,
+    soft,
+    soft_uncaught,
+    reject,
+    ignore
 ];
