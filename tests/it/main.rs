@@ -1,5 +1,8 @@
 //! The black-box tests: real servers, real workers, real Python clients.
 
+// Everything here is reachable from this one binary only.
+#![allow(unreachable_pub)]
+
 mod amqp;
 mod cli;
 mod conformance;
@@ -12,4 +15,5 @@ mod layers;
 mod load;
 mod readme;
 mod redis;
+mod sandbox;
 mod shutdown;
