@@ -2,10 +2,15 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint unit bench guests wasm-target servers python clean
+.PHONY: help demo test lint unit bench install guests wasm-target servers python clean
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CELERYBOX := $(CARGO_TARGET_DIR)/debug/celerybox
+
+# Always these two together: cargo settles the features of shared dependencies over what one command builds, and with
+# another selection it would build wasmtime and the rest once more. So demo, test and bench share one build, and the
+# guests' own crates, which need none of it, are tested by a command of their own.
+WORKER := -p celerybox -p celerybox-tests
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,18 +25,19 @@ lint: ## cargo fmt and clippy; a warning is an error
 	cargo clippy --workspace --all-targets -- -D warnings
 
 unit: guests celerybox servers python
-	cargo test --workspace
+	cargo test $(WORKER)
+	cargo test --workspace $(subst -p,--exclude,$(WORKER))
 
 bench: guests celerybox servers python ## This worker and Celery's, side by side on Redis and RabbitMQ; nothing else should run
-	cargo bench -p celerybox --bench sandbox --profile dev
-	.build/venv/bin/python tests/bench/bench.py --celerybox $(CELERYBOX)
+	cargo bench $(WORKER) --bench sandbox --profile dev
+	cargo bench $(WORKER) --bench compare --profile dev
 
 guests: wasm-target ## Builds the tasks and the test guests into .build/tasks and .build/guests
 	@tests/setup/guests.sh
 
 .PHONY: celerybox
 celerybox:
-	cargo build -p celerybox
+	cargo build $(WORKER)
 
 wasm-target: ## Makes the wasm32-wasip2 target available
 	@tests/setup/wasm-target.sh
@@ -41,6 +47,9 @@ servers: ## redis-server and rabbitmq-server (apt-get as root, otherwise it says
 
 python: ## .build/venv with real Celery
 	@tests/setup/python.sh
+
+install: ## Builds celerybox for release and puts it into cargo's bin folder
+	cargo install --path host --locked
 
 clean: ## Removes what was built: the target folder and .build
 	cargo clean

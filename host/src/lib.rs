@@ -1,11 +1,31 @@
 //! celerybox: a Celery worker that runs each task as a WebAssembly component in a sandbox of its own.
 //!
-//! The way of a message is `execution::handle`. `host/README.md` is the architecture page.
+//! The way of a message is [`execution::handle`]. `host/README.md` is the architecture page.
+
+// Nothing a sender, a guest or a file can contain may stop the worker.
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::unreachable
+)]
 
 pub mod backend;
 pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod document;
+pub mod execution;
 pub mod message;
 pub mod outcome;
 pub mod policy;
+mod redis_link;
+pub mod redis_url;
 pub mod sandbox;
+pub mod settle;
+pub mod shutdown;
 pub mod task;
+pub mod worker;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `celerybox` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    celerybox::cli::main()
+}

@@ -1,7 +1,4 @@
-//! How a run ended, and the result document that says so (contract sections 3.10 and 5.1).
-
-use serde::Serialize;
-use serde_json::value::RawValue;
+//! How a run ended, and what is stored of it (contract section 3.10).
 
 use crate::message::JsonMap;
 
@@ -260,72 +257,19 @@ pub enum Outcome {
     WorkerLost(String),
 }
 
-/// The result document (contract section 5.1), in Python's order of keys.
-#[derive(Debug, Serialize)]
-pub struct Meta<'a> {
-    /// The state's name.
-    pub status: &'a str,
-    /// The value, the error map, or whatever `update_state` was given.
-    pub result: &'a RawValue,
-    /// Text for people.
-    pub traceback: Option<&'a str>,
-    /// Result tuples of the tasks sent while it ran.
-    pub children: &'a [serde_json::Value],
-    /// When it ended, ISO 8601; null while it has not.
-    pub date_done: Option<String>,
-    /// Group, when it is in one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group_id: Option<&'a str>,
-    /// Parent, when it has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub parent_id: Option<&'a str>,
-    /// With `result_extended`, the request's own fields.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub extended: Option<Extended<'a>>,
-    /// Task id; readers of Redis need it.
-    pub task_id: &'a str,
-}
-
-/// What `result_extended` adds to the document.
-#[derive(Debug, Serialize)]
-pub struct Extended<'a> {
-    /// Task name.
-    pub name: &'a str,
-    /// Positional arguments.
-    pub args: &'a RawValue,
-    /// Keyword arguments.
-    pub kwargs: &'a RawValue,
-    /// Node name.
-    pub worker: &'a str,
-    /// How often it was retried.
-    pub retries: u32,
-    /// The delivery's routing key.
-    pub queue: &'a str,
-    /// Names of the stamps, when there are any.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stamped_headers: Option<&'a [String]>,
-    /// One key for each stamp.
-    #[serde(flatten)]
-    pub stamps: JsonMap,
-}
-
-/// The error map of a failure (contract section 5.1).
-#[derive(Debug, Serialize)]
-pub struct ErrorMap<'a> {
-    exc_type: &'a str,
-    exc_message: &'a [serde_json::Value],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exc_module: Option<&'a str>,
-}
-
-impl<'a> From<&'a Failure> for ErrorMap<'a> {
-    fn from(failure: &'a Failure) -> Self {
-        Self {
-            exc_type: &failure.exc_type,
-            exc_message: &failure.exc_args,
-            exc_module: failure.exc_module.as_deref(),
-        }
-    }
+/// One state of one task, ready to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredResult {
+    /// Task id.
+    pub task_id: String,
+    /// The state; decides about expiry and about what may be overwritten.
+    pub state: State,
+    /// The whole result document as JSON text (contract section 5.1).
+    pub meta: String,
+    /// Where an RPC result goes.
+    pub reply_to: Option<String>,
+    /// The request's correlation id.
+    pub correlation_id: Option<String>,
 }
 
 #[cfg(test)]
@@ -355,14 +299,5 @@ mod tests {
         assert_eq!(named("builtins", "SystemExit"), (None, "SystemExit".into()));
         assert_eq!(named("os", "system"), (None, "system".into()));
         assert_eq!(named("builtins", "eval('1')"), (None, "Exception".into()));
-    }
-
-    #[test]
-    fn a_whole_limit_is_written_as_an_integer_like_python_does() {
-        let error = serde_json::to_string(&ErrorMap::from(&Failure::time_limit_exceeded(1.0))).unwrap();
-        assert_eq!(
-            error,
-            r#"{"exc_type":"TimeLimitExceeded","exc_message":[1],"exc_module":"billiard.exceptions"}"#
-        );
     }
 }

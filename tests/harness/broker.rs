@@ -59,12 +59,21 @@ impl Place {
         }
     }
 
-    /// The broker's URL as celerybox takes it.
+    /// The broker's URL, for celerybox and Python alike.
     pub fn broker_url(&self) -> String {
         match &self.broker {
             Broker::Redis(server) => server.url(),
             Broker::Amqp(vhost) => vhost.url(),
-            Broker::Filesystem => format!("filesystem://{}", self.folder.path().display()),
+            Broker::Filesystem => "filesystem://".to_owned(),
+        }
+    }
+
+    /// Broker and result backend as arguments of celerybox. Files are its default: only the folder has to be named.
+    pub fn arguments(&self) -> Vec<String> {
+        let (broker, backend) = (self.broker_url(), self.backend_url());
+        match &self.broker {
+            Broker::Filesystem => vec!["--data-dir".into(), self.data_dir().display().to_string()],
+            _ => vec!["--broker".into(), broker, "--result-backend".into(), backend],
         }
     }
 
@@ -74,7 +83,7 @@ impl Place {
             (Backend::Redis(server), _) | (Backend::SameRedis, Broker::Redis(server)) => server.url(),
             (Backend::Rpc, _) => "rpc://".to_owned(),
             (Backend::SameRedis | Backend::Files, _) => {
-                let results = self.folder.path().join("results");
+                let results = self.data_dir().join("results");
                 std::fs::create_dir_all(&results).expect("the folder is writable");
                 format!("file://{}", results.display())
             }
@@ -126,7 +135,7 @@ impl Place {
                 (count("messages_ready"), count("messages_unacknowledged"))
             }
             Broker::Filesystem => {
-                let entries = std::fs::read_dir(self.files_folder()).expect("the folder is there");
+                let entries = std::fs::read_dir(self.data_dir().join("queue")).expect("the folder is there");
                 let names = entries.flatten().map(|entry| entry.file_name());
                 let waiting = names.filter(|name| name.to_string_lossy().ends_with(".celery.msg"));
                 (i64::try_from(waiting.count()).unwrap_or(i64::MAX), 0)
@@ -139,21 +148,8 @@ impl Place {
         self.folder.path()
     }
 
-    /// The environment that `tests/interop/proj.py` reads.
-    pub(crate) fn python_environment(&self) -> Vec<(&'static str, String)> {
-        let mut environment = vec![("TEST_BACKEND", self.backend_url())];
-        match &self.broker {
-            Broker::Filesystem => {
-                environment.push(("TEST_BROKER", "filesystem://".to_owned()));
-                environment.push(("TEST_FOLDER", self.files_folder().display().to_string()));
-            }
-            _ => environment.push(("TEST_BROKER", self.broker_url())),
-        }
-        environment
-    }
-
-    /// Where Kombu's `data_folder_in` and `data_folder_out` are (one folder), with `control` beside it.
-    fn files_folder(&self) -> PathBuf {
-        self.folder.path().to_path_buf()
+    /// The folder of messages and results where both are files.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 }

@@ -154,13 +154,52 @@ impl Process {
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .unwrap_or_else(|error| panic!("{} has ended: {error}", self.name));
-        let kilobytes = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|value| value.trim().strip_suffix(" kB"))
-            .and_then(|value| value.parse::<u64>().ok());
-        kilobytes.expect("/proc/PID/status has VmHWM") * 1024
+        kilobytes(&status, "VmHWM:") * 1024
     }
+
+    /// The CPU time, in seconds, of the process and its living children so far, user and system, in steps of 10 ms.
+    pub fn cpu_seconds(&self) -> f64 {
+        let ticks = self.group().into_iter().map(|stat| {
+            let field = |index: usize| stat.get(index).and_then(|text| text.parse::<u32>().ok());
+            // utime and stime, the 14th and 15th field, here counted from the state (the 3rd).
+            f64::from(field(11).unwrap_or(0)) + f64::from(field(12).unwrap_or(0))
+        });
+        ticks.sum::<f64>() / 100.0
+    }
+
+    /// The memory of the process and its children now, in bytes; what processes share is counted once (`Pss`).
+    pub fn memory(&self) -> u64 {
+        let pids = self.group();
+        let sizes = pids.iter().filter_map(|stat| {
+            let pid = stat.last()?;
+            let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+            Some(kilobytes(&rollup, "Pss:") * 1024)
+        });
+        sizes.sum()
+    }
+
+    /// `/proc/PID/stat` of every process of this group: its fields from the state on, then the pid.
+    fn group(&self) -> Vec<Vec<String>> {
+        let group = self.pid().to_string();
+        let entries = std::fs::read_dir("/proc").expect("/proc is there");
+        let stats = entries.flatten().filter_map(|entry| {
+            let pid = entry.file_name().into_string().ok()?;
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name before it may hold anything, also parentheses.
+            let (_, rest) = stat.rsplit_once(") ")?;
+            let mut fields: Vec<String> = rest.split(' ').map(str::to_owned).collect();
+            fields.push(pid);
+            (fields.get(2) == Some(&group)).then_some(fields)
+        });
+        stats.collect()
+    }
+}
+
+/// The number of a line such as `VmHWM:   1234 kB`; 0 where there is none.
+fn kilobytes(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|value| value.trim().strip_suffix(" kB"));
+    number.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 fn pid(child: &Child) -> Pid {

@@ -49,6 +49,13 @@ pub fn send(place: &Place, task: &str, number: usize, args: &Value, options: &Va
 
 /// The interpreter in `tests/interop`, with the environment that `proj.py` reads.
 pub(crate) fn interpreter(place: &Place) -> Command {
+    let mut command = interpreter_for(&place.broker_url(), &place.backend_url());
+    command.env("TEST_DATA_DIR", place.data_dir());
+    command
+}
+
+/// The interpreter in `tests/interop`, for a broker and a result backend that are servers.
+pub fn interpreter_for(broker: &str, backend: &str) -> Command {
     let mut command = Command::new(venv_python());
     command
         .current_dir(root().join("tests/interop"))
@@ -56,6 +63,7 @@ pub(crate) fn interpreter(place: &Place) -> Command {
         .env("PYTHONUNBUFFERED", "1")
         .env_remove("CELERY_BROKER_URL")
         .env_remove("CELERY_RESULT_BACKEND")
-        .envs(place.python_environment());
+        .env("TEST_BROKER", broker)
+        .env("TEST_BACKEND", backend);
     command
 }

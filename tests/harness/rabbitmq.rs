@@ -59,16 +59,26 @@ impl RabbitMq {
 
     /// Starts a node of its own and waits until it answers; for tests that stop or pause it.
     pub fn start() -> RabbitMq {
+        RabbitMq::start_with("[rabbitmq_management].")
+    }
+
+    /// The same without the management plugin, which takes CPU time of its own: for benchmarks. Nothing here that asks
+    /// the management API works on it.
+    pub fn start_bare() -> RabbitMq {
+        RabbitMq::start_with("[].")
+    }
+
+    fn start_with(plugins: &str) -> RabbitMq {
         // A port may be taken between the choice and the start: then the node ends, and the next one is tried.
         for _ in 0..5 {
-            if let Some(server) = RabbitMq::try_start() {
+            if let Some(server) = RabbitMq::try_start(plugins) {
                 return server;
             }
         }
         panic!("rabbitmq-server did not start in five attempts");
     }
 
-    fn try_start() -> Option<RabbitMq> {
+    fn try_start(plugins: &str) -> Option<RabbitMq> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path();
         let certificate = Certificate::make(path);
@@ -78,8 +88,15 @@ impl RabbitMq {
             management: free_port(),
         };
         let (mapper_port, distribution_port) = (free_port().to_string(), free_port().to_string());
-        std::fs::write(path.join("rabbitmq.conf"), settings(ports, &certificate)).expect("writable");
-        std::fs::write(path.join("plugins"), "[rabbitmq_management].").expect("writable");
+        let mut settings = settings(ports, &certificate);
+        if plugins.contains("management") {
+            let port = ports.management;
+            settings.push_str(&format!(
+                "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n"
+            ));
+        }
+        std::fs::write(path.join("rabbitmq.conf"), settings).expect("writable");
+        std::fs::write(path.join("plugins"), plugins).expect("writable");
 
         // RabbitMQ would start a port mapper that outlives it; ours listens on 127.0.0.1 and ends with the test.
         let mut command = Command::new(program("epmd"));
@@ -238,11 +255,7 @@ impl Vhost {
 }
 
 fn settings(ports: Ports, certificate: &Certificate) -> String {
-    let Ports {
-        amqp,
-        tls,
-        management,
-    } = ports;
+    let Ports { amqp, tls, .. } = ports;
     format!(
         "listeners.tcp.1 = 127.0.0.1:{amqp}\n\
          listeners.ssl.1 = 127.0.0.1:{tls}\n\
@@ -251,8 +264,6 @@ fn settings(ports: Ports, certificate: &Certificate) -> String {
          ssl_options.keyfile = {}\n\
          ssl_options.verify = verify_none\n\
          ssl_options.fail_if_no_peer_cert = false\n\
-         management.tcp.ip = 127.0.0.1\n\
-         management.tcp.port = {management}\n\
          disk_free_limit.absolute = 50MB\n\
          collect_statistics_interval = 5000\n",
         certificate.authority.display(),

@@ -115,7 +115,12 @@ impl Redis {
 
     /// `redis://127.0.0.1:PORT/0`.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        self.database_url(0)
+    }
+
+    /// `redis://127.0.0.1:PORT/DATABASE`.
+    pub fn database_url(&self, database: u8) -> String {
+        format!("redis://127.0.0.1:{}/{database}", self.port)
     }
 
     /// `rediss://` with this server's own authority.
@@ -137,26 +142,27 @@ impl Redis {
         self.certificate.authority.clone()
     }
 
-    /// Runs one command on a connection of its own.
+    /// Runs one command on a connection of its own, in database 0.
     ///
     /// # Panics
     /// Where the server does not answer or answers an error.
     pub fn command(&self, words: &[&str]) -> Reply {
-        let failed = |error: std::io::Error| -> Reply { panic!("redis {words:?}: {error}") };
-        let stream = match TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) {
-            Ok(stream) => stream,
-            Err(error) => return failed(error),
-        };
+        self.connect(0).command(words)
+    }
+
+    /// A connection to one of the databases.
+    ///
+    /// # Panics
+    /// Where the server does not answer.
+    pub fn connect(&self, database: u8) -> RedisConnection {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("redis-server listens");
         let limit = Some(Duration::from_secs(20));
         stream.set_read_timeout(limit).expect("not zero");
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-        }
-        if let Err(error) = (&stream).write_all(request.as_bytes()) {
-            return failed(error);
-        }
-        read_reply(&mut BufReader::new(stream)).unwrap_or_else(failed)
+        let mut connection = RedisConnection {
+            stream: BufReader::new(stream),
+        };
+        connection.command(&["SELECT", &database.to_string()]);
+        connection
     }
 
     /// The length of a list; 0 where there is none.
@@ -200,6 +206,30 @@ impl Redis {
     /// Answers again.
     pub fn resume(&mut self) {
         self.process.signal(rustix::process::Signal::CONT);
+    }
+}
+
+/// A connection that stays open, for a test or benchmark that asks often.
+#[derive(Debug)]
+pub struct RedisConnection {
+    stream: BufReader<TcpStream>,
+}
+
+impl RedisConnection {
+    /// Runs one command.
+    ///
+    /// # Panics
+    /// Where the server does not answer or answers an error.
+    pub fn command(&mut self, words: &[&str]) -> Reply {
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        let mut exchange = || {
+            self.stream.get_mut().write_all(request.as_bytes())?;
+            read_reply(&mut self.stream)
+        };
+        exchange().unwrap_or_else(|error| panic!("redis {words:?}: {error}"))
     }
 }
 

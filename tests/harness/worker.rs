@@ -54,8 +54,10 @@ impl Worker {
             .arg(guests())
             .arg("--config")
             .arg(file)
-            .args(["-b", &place.broker_url()])
-            .args(["--result-backend", &place.backend_url()])
+            .args(place.arguments())
+            .args(["-l", "info"])
+            .env_remove("CELERY_BROKER_URL")
+            .env_remove("CELERY_RESULT_BACKEND")
             .current_dir(place.folder())
             // Compiled components are shared by all tests, but not with the user's own workers.
             .env("XDG_CACHE_HOME", root().join(".build/cache"));

@@ -18,16 +18,17 @@ app.conf.update(
     worker_hijack_root_logger=False,
 )
 if app.conf.broker_url.startswith("filesystem:"):
-    folder = os.environ["TEST_FOLDER"]
+    # The folders of celerybox's embedded default.
+    folders = {name: os.path.join(os.environ["TEST_DATA_DIR"], name) for name in ("queue", "control", "processed")}
+    for folder in folders.values():
+        os.makedirs(folder, exist_ok=True)
     app.conf.broker_transport_options = {
-        "data_folder_in": folder,
-        "data_folder_out": folder,
-        "control_folder": os.path.join(folder, "control"),
-        "processed_folder": os.path.join(folder, "processed"),
+        "data_folder_in": folders["queue"],
+        "data_folder_out": folders["queue"],
+        "control_folder": folders["control"],
+        "processed_folder": folders["processed"],
         "store_processed": True,
     }
-    for path in ("control", "processed"):
-        os.makedirs(os.path.join(folder, path), exist_ok=True)
 for name, value in json.loads(os.environ.get("TEST_SETTINGS", "{}")).items():
     app.conf[name] = value
 

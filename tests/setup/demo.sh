@@ -26,14 +26,14 @@ shown() { printf '  $ celerybox %s\n' "$*"; }
 
 title "1. The components in .build/tasks, and the tasks they declare"
 shown tasks .build/tasks
-"$celerybox" tasks "$root/.build/tasks" | sed 's/^/    /'
+"$celerybox" tasks "$root/.build/tasks" | grep -v '^  imports:' | sed 's/^/    /'
 
 title "2. A worker. No broker is named, so it works in a folder: $folder"
 shown worker --tasks .build/tasks -c 8
 "$celerybox" worker --tasks "$root/.build/tasks" -c 8 >worker.out 2>worker.log &
 worker=$!
 deadline=$((SECONDS + 120))
-until grep -q 'ready\.' worker.log; do
+until grep -qs 'ready\.' worker.log; do
     if ! kill -0 "$worker" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
         echo "the worker did not start; its log:" >&2
         cat worker.log >&2
@@ -50,7 +50,10 @@ call() {
     shift
     id[$label]=$("$celerybox" call "$@")
     printf '  $ celerybox call'
-    printf ' %s' "${@@Q}"
+    local word
+    for word in "$@"; do
+        if [[ $word == *[^a-zA-Z0-9._-]* ]]; then printf " '%s'" "$word"; else printf ' %s' "$word"; fi
+    done
     printf '\n    id %s\n' "${id[$label]}"
 }
 # result LABEL: waits for the task's value, or for its error, which is no surprise here.

@@ -85,7 +85,6 @@ impl Context {
     }
 
     /// Asks for another try of this task: Celery's `self.retry`. See [`Retry`].
-    #[must_use]
     pub fn retry(&self) -> Retry<'_> {
         Retry::new(self)
     }

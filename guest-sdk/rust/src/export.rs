@@ -145,3 +145,50 @@ macro_rules! tasks {
         };
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signature::Signature;
+    use crate::task::Options;
+
+    const fn named(name: &'static str) -> Task {
+        Task {
+            name,
+            signature: &Signature {
+                function: "f",
+                bound: false,
+                parameters: &[],
+                text: "()",
+            },
+            options: Options::NONE,
+            call: |_, _| Ok(String::new()),
+        }
+    }
+
+    #[test]
+    fn different_names_are_allowed() {
+        check(&[named("p.a"), named("p.b"), named("p.aa")]);
+        check(&[]);
+    }
+
+    #[test]
+    #[should_panic(expected = "same name")]
+    fn equal_names_are_refused() {
+        check(&[named("p.a"), named("p.b"), named("p.a")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "longer than 255")]
+    fn long_names_are_refused() {
+        check(&[named(include_str!("lib.rs"))]);
+    }
+
+    #[test]
+    fn names_have_dots() {
+        const NAME: &str = "proj::math::deep";
+        const LENGTH: usize = name_length(NAME, "add");
+        assert_eq!(&name_bytes::<LENGTH>(NAME, "add"), b"proj.math.deep.add");
+        assert_eq!(&name_bytes::<5>("p", "add"), b"p.add");
+    }
+}

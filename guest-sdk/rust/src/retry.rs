@@ -23,7 +23,7 @@ use crate::failure::Failure;
 ///     }
 /// }
 ///
-/// let ctx = celerybox_guest::testing::TestContext::new().with_retries(4);
+/// let ctx = celerybox_guest::testing::TestContext::new().with_retries(1);
 /// assert!(matches!(download(&ctx, "u".into()), Err(TaskError::Retry(_))));
 /// assert_eq!(ctx.retry_asked().unwrap().countdown, Some(2.0));
 /// ```
@@ -110,7 +110,7 @@ impl<'a> Retry<'a> {
         self
     }
 
-    /// Another option of `apply_async`, for example `queue`, `priority` or `time_limit`.
+    /// Another option of `apply_async`, for example `priority` or `time_limit`; what the worker does not grant is refused.
     pub fn option(mut self, name: impl Into<String>, value: impl Serialize) -> Self {
         match serde_json::to_value(value) {
             Ok(value) => drop(self.options.insert(name.into(), value)),

@@ -159,7 +159,6 @@ pub struct FromResult;
 impl FromResult {
     /// The value or the task's error.
     #[track_caller]
-    #[expect(clippy::missing_errors_doc, reason = "it is the function's own error")]
     pub fn outcome<T, E: Into<TaskError>>(self, output: Result<T, E>) -> Result<T, TaskError> {
         // Not `map_err(Into::into)`: the error's place is here, not in the standard library.
         match output {
@@ -175,7 +174,6 @@ pub struct FromValue;
 
 impl FromValue {
     /// The value.
-    #[expect(clippy::missing_errors_doc, reason = "never fails")]
     pub fn outcome<T>(self, output: T) -> Result<T, TaskError> {
         Ok(output)
     }

@@ -48,6 +48,11 @@ fn keyword(x: i64, #[keyword_only] k: i64) -> Value {
 }
 
 #[task]
+fn only_keyword(#[keyword_only] k: i64) -> Value {
+    json!([k])
+}
+
+#[task]
 fn keywords(#[default(10)] x: i64, #[keyword_only] k: i64, #[default(40)] d: i64, e: i64) -> Value {
     json!([x, k, d, e])
 }
@@ -101,6 +106,7 @@ const TASKS: &[Task] = &[
     default::TASK,
     defaults::TASK,
     keyword::TASK,
+    only_keyword::TASK,
     keywords::TASK,
     rest::TASK,
     extra::TASK,

@@ -101,6 +101,11 @@ fn jittered(ok: bool) -> Result<bool, TaskError> {
     }
 }
 
+#[task(autoretry, max_retries = None, retry_backoff, retry_jitter = false)]
+fn patient() -> Result<(), TaskError> {
+    Err(TaskError::new("OSError", "x"))
+}
+
 #[task(autoretry)]
 fn ignored() -> Result<(), TaskError> {
     Err(TaskError::Ignore)
@@ -237,6 +242,15 @@ fn jitter_waits_a_whole_number_of_seconds_up_to_the_backoff() {
 }
 
 #[test]
+fn the_backoff_starts_at_one_second_and_ends_at_ten_minutes() {
+    for (retries, seconds) in [(0, 1.0), (1, 2.0), (9, 512.0), (10, 600.0), (40, 600.0)] {
+        let ctx = TestContext::new().with_retries(retries);
+        drop(ctx.run(patient::TASK, "[]", "{}"));
+        assert_eq!(ctx.retry_asked().unwrap().countdown, Some(seconds));
+    }
+}
+
+#[test]
 fn a_retry_carries_what_was_set() {
     let ctx = TestContext::new();
     let ending = ctx
@@ -310,6 +324,23 @@ fn a_check_raises_the_soft_time_limit_once() {
     assert_eq!(failure.module(), Some("billiard.exceptions"));
     assert_eq!(failure.args(), "[]");
     assert!(ctx.check_soft_time_limit().is_ok());
+}
+
+#[test]
+fn a_sleep_ends_at_the_soft_time_limit() {
+    let minute = Duration::from_secs(60);
+    let ctx = TestContext::new()
+        .with_soft_time_limit(minute)
+        .with_time_limit(2 * minute);
+    ctx.sleep(minute / 2).unwrap();
+    assert!(ctx.time_left().soft.unwrap() <= minute / 2);
+    assert!(ctx.time_left().hard.unwrap() > minute);
+    let error = ctx.sleep(minute).unwrap_err();
+    assert!(error.is_soft_time_limit_exceeded());
+    assert!(ctx.slept() <= minute);
+    // It was raised: the next sleep is a whole one.
+    ctx.sleep(minute).unwrap();
+    assert!(ctx.slept() > minute);
 }
 
 #[test]

@@ -6,22 +6,7 @@ pub mod rpc;
 
 use async_trait::async_trait;
 
-use crate::outcome::State;
-
-/// One state of one task, ready to be stored.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredResult {
-    /// Task id.
-    pub task_id: String,
-    /// The state; decides about expiry and about what may be overwritten.
-    pub state: State,
-    /// The whole result document as JSON text (contract section 5.1).
-    pub meta: String,
-    /// Where an RPC result goes.
-    pub reply_to: Option<String>,
-    /// The request's correlation id.
-    pub correlation_id: Option<String>,
-}
+pub use crate::outcome::StoredResult;
 
 /// Why a result was not stored or read.
 #[derive(Debug, thiserror::Error)]

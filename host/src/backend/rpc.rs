@@ -1,1 +1,74 @@
-//! To come.
+//! Results as messages to the client's own queue (contract section 5.3).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{BackendError, ResultBackend, StoredResult};
+use crate::broker::{Broker, BrokerError};
+use crate::message::{JsonMap, Message, Outgoing, Properties, Route};
+
+/// Sends every state to the queue that the request names in `reply_to`, through the broker that tasks come from.
+///
+/// The client declares that queue; when it is gone the broker drops the message. Without `reply_to` nothing is sent.
+pub struct RpcBackend {
+    broker: Arc<dyn Broker>,
+    persistent: bool,
+}
+
+impl RpcBackend {
+    /// A backend that publishes through `broker`. Results do not survive a restart of the broker.
+    pub fn new(broker: Arc<dyn Broker>) -> Self {
+        Self {
+            broker,
+            persistent: false,
+        }
+    }
+
+    /// `result_persistent`: whether results survive a restart of the broker.
+    #[must_use]
+    pub fn persistent(self, persistent: bool) -> Self {
+        Self { persistent, ..self }
+    }
+}
+
+#[async_trait]
+impl ResultBackend for RpcBackend {
+    async fn store(&self, result: StoredResult) -> Result<(), BackendError> {
+        let delivery_mode = if self.persistent { 2 } else { 1 };
+        let Some(outgoing) = reply(result, delivery_mode) else {
+            return Ok(());
+        };
+        self.broker.publish(outgoing).await.map_err(|error| match error {
+            BrokerError::Config(text) => BackendError::Config(text),
+            BrokerError::Refused(text) | BrokerError::Connection(text) => BackendError::Connection(text),
+        })
+    }
+
+    async fn fetch(&self, _task_id: &str) -> Result<Option<String>, BackendError> {
+        Err(BackendError::Unsupported(
+            "RPC results are messages to the client that asked; nobody else can read them".into(),
+        ))
+    }
+}
+
+/// The message for a result, unless nobody waits for it.
+fn reply(result: StoredResult, delivery_mode: u8) -> Option<Outgoing> {
+    let reply_to = result.reply_to.filter(|queue| !queue.is_empty())?;
+    let properties = Properties {
+        content_type: Some("application/json".into()),
+        content_encoding: Some("utf-8".into()),
+        correlation_id: Some(result.correlation_id.unwrap_or(result.task_id)),
+        priority: Some(0),
+        delivery_mode: Some(delivery_mode),
+        ..Properties::default()
+    };
+    Some(Outgoing {
+        route: Route::to_queue(reply_to),
+        message: Message {
+            headers: Some(JsonMap::new()),
+            properties,
+            body: result.meta.into_bytes(),
+        },
+    })
+}

@@ -102,6 +102,12 @@ pub trait Broker: Send + Sync {
     /// Changes how many unsettled messages this worker may hold (0: no limit).
     fn set_prefetch(&self, prefetch: u32);
 
+    /// Makes sure that `queue` exists, as a client does before it sends there (contract section 1.8). Brokers whose
+    /// queues need no declaration do nothing.
+    async fn declare(&self, _queue: &str) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
     /// Sends a message and waits until the broker has it.
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError>;
 

@@ -44,10 +44,17 @@ struct Envelope<'a> {
     headers: Value,
     #[serde(default)]
     properties: JsonMap,
+    /// Where kombu's transports other than Redis say it.
+    #[serde(default, skip_serializing)]
+    redelivered: Value,
 }
 
 /// Opens an envelope.
 pub fn open(text: &[u8]) -> Result<Opened, EnvelopeError> {
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        // Or else a list would be read as the fields in their order.
+        return Err(EnvelopeError::Json(serde::de::Error::custom("not a map")));
+    }
     let envelope: Envelope<'_> = serde_json::from_slice(text)?;
     let mut properties = envelope.properties;
     let body = match properties.remove("body_encoding") {
@@ -66,11 +73,8 @@ pub fn open(text: &[u8]) -> Result<Opened, EnvelopeError> {
         exchange: part("exchange"),
         routing_key: part("routing_key"),
     };
-    let redelivered = delivery_info
-        .as_ref()
-        .and_then(|info| info.get("redelivered"))
-        .and_then(Value::as_bool)
-        == Some(true);
+    let redelivered = delivery_info.as_ref().and_then(|info| info.get("redelivered"));
+    let redelivered = [redelivered, Some(&envelope.redelivered)].contains(&Some(&Value::Bool(true)));
     Ok(Opened {
         route,
         redelivered,
@@ -114,6 +118,7 @@ pub fn seal(outgoing: &Outgoing) -> String {
         content_type: message.properties.content_type.clone(),
         headers: Value::Object(message.headers.clone().unwrap_or_default()),
         properties,
+        redelivered: Value::Null,
     };
     // A map with text keys always serializes.
     serde_json::to_string(&envelope).unwrap_or_default()
@@ -184,5 +189,75 @@ fn take_text(map: &mut JsonMap, name: &str) -> Option<String> {
     match map.remove(name) {
         Some(Value::String(text)) => Some(text),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redelivered_is_read_wherever_kombu_writes_it() {
+        let envelope = |top: &str, info: &str| {
+            let text = format!(
+                r#"{{"body": "", "headers": {{}}, "properties": {{"delivery_info": {{"exchange": ""{info}}}}}{top}}}"#
+            );
+            open(text.as_bytes()).unwrap().redelivered
+        };
+        assert!(!envelope("", ""));
+        assert!(!envelope(r#", "redelivered": false"#, ""));
+        assert!(!envelope(r#", "redelivered": "yes""#, r#", "redelivered": null"#));
+        assert!(envelope(r#", "redelivered": true"#, ""));
+        assert!(envelope("", r#", "redelivered": true"#));
+    }
+
+    #[test]
+    fn what_was_sealed_opens_again() {
+        let mut outgoing = Outgoing {
+            route: Route::to_queue("q"),
+            message: Message {
+                headers: Some([("id".to_owned(), "1".into())].into_iter().collect()),
+                body: vec![0, 255, 10],
+                properties: Properties {
+                    priority: Some(3),
+                    delivery_mode: Some(1),
+                    ..Properties::default()
+                },
+            },
+        };
+        let opened = open(seal(&outgoing).as_bytes()).unwrap();
+        assert_eq!(
+            (&opened.message, &opened.route),
+            (&outgoing.message, &outgoing.route)
+        );
+        assert!(!opened.redelivered && opened.delivery_tag.is_some());
+        let marked = open(mark_redelivered(&seal(&outgoing)).as_bytes()).unwrap();
+        assert!(marked.redelivered);
+        assert_eq!(marked.message.body, outgoing.message.body);
+        // Python consumers need these two.
+        outgoing.message.properties = Properties::default();
+        let opened = open(seal(&outgoing).as_bytes()).unwrap();
+        assert_eq!(opened.message.properties.priority, Some(0));
+        assert_eq!(opened.message.properties.delivery_mode, Some(2));
+    }
+
+    #[test]
+    fn what_is_no_envelope_is_an_error_and_stays_as_it_is() {
+        let deep = "[".repeat(100_000);
+        for text in [
+            "",
+            "null",
+            "[]",
+            "{",
+            r#"{"properties": 1}"#,
+            r#"{"body": 1}"#,
+            &deep,
+        ] {
+            assert!(open(text.as_bytes()).is_err(), "{text:.20}");
+            assert!(open(mark_redelivered(text).as_bytes()).is_err(), "{text:.20}");
+        }
+        assert_eq!(mark_redelivered("[ ]"), "[ ]");
+        let base64 = r#"{"body": "%", "properties": {"body_encoding": "base64"}}"#;
+        assert!(matches!(open(base64.as_bytes()), Err(EnvelopeError::Base64(_))));
     }
 }

@@ -3,8 +3,10 @@
 //! No I/O and no clock: everything here is a value or a pure function.
 
 pub mod envelope;
+mod iso8601;
 pub mod repr;
 pub mod request;
+pub mod retry;
 
 use serde_json::{Map, Value};
 

@@ -6,6 +6,8 @@ use serde_json::value::RawValue;
 
 use super::{JsonMap, Message, Route};
 
+pub use super::iso8601::{format_time, parse_time};
+
 /// Headers that belong to the protocol. Every other header is the sender's own and is kept (contract section 1.2).
 pub const PROTOCOL_HEADERS: [&str; 23] = [
     "lang",
@@ -32,6 +34,9 @@ pub const PROTOCOL_HEADERS: [&str; 23] = [
     "meth",
     "taskset",
 ];
+
+/// The most of a body that cannot be decoded that an error shows, bytes.
+const SHOWN_BODY: usize = 1024;
 
 /// A task message that was understood.
 #[derive(Debug, Clone)]
@@ -241,8 +246,14 @@ fn decode_body(message: &Message, accept: &[String]) -> Result<Body, Unusable> {
             compression.1
         )));
     }
-    let undecodable = |error: serde_json::Error| Unusable::Undecodable(error.to_string());
-    let parts: Vec<&RawValue> = serde_json::from_slice(&message.body).map_err(undecodable)?;
+    let parts: Vec<&RawValue> = serde_json::from_slice(&message.body).map_err(|error| {
+        if error.is_data() {
+            return Unusable::Invalid(format!("the body is not a list: {error}"));
+        }
+        let start = message.body.get(..SHOWN_BODY).unwrap_or(&message.body);
+        let shown = String::from_utf8_lossy(start);
+        Unusable::Undecodable(format!("{error}; {} bytes: {shown:?}", message.body.len()))
+    })?;
     let [args, kwargs, embed] = parts.as_slice() else {
         return Err(Unusable::Invalid(format!(
             "the body has {} parts instead of 3",
@@ -256,6 +267,12 @@ fn decode_body(message: &Message, accept: &[String]) -> Result<Body, Unusable> {
     }
     if !kwargs.get().starts_with('{') {
         return Err(Unusable::Invalid("the keyword arguments are not a map".into()));
+    }
+    if embed.get().starts_with('[') {
+        // It would be read as the fields in their order.
+        return Err(Unusable::Invalid(
+            "the third part of the body is not a map".into(),
+        ));
     }
     let embed: Option<Embed> = serde_json::from_str(embed.get())
         .map_err(|error| Unusable::Invalid(format!("the third part of the body: {error}")))?;
@@ -322,6 +339,7 @@ fn time_limits(headers: &JsonMap) -> Result<(Option<f64>, Option<f64>), Unusable
 fn time(headers: &JsonMap, name: &str) -> Result<Option<Timestamp>, Unusable> {
     match headers.get(name) {
         None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
         Some(Value::String(text)) => parse_time(text)
             .map(Some)
             .ok_or_else(|| Unusable::Invalid(format!("invalid {name} value {text:?}"))),
@@ -329,24 +347,280 @@ fn time(headers: &JsonMap, name: &str) -> Result<Option<Timestamp>, Unusable> {
     }
 }
 
-/// Reads ISO 8601 as Python writes it; a time without an offset is UTC (contract section 1.4).
-pub fn parse_time(text: &str) -> Option<Timestamp> {
-    if let Ok(timestamp) = text.parse::<Timestamp>() {
-        return Some(timestamp);
+#[cfg(test)]
+pub(crate) mod fixture {
+    //! A request as a client sends it, for tests of decisions.
+
+    use serde_json::{Map, Value};
+
+    use super::super::{Message, Properties, Route};
+    use super::{Request, decode};
+
+    pub(crate) const HEADERS: &str = r#"{"lang": "py", "task": "proj.add", "id": "i1", "shadow": null, "eta": null,
+        "expires": null, "group": null, "group_index": null, "retries": 0, "timelimit": [30, null], "root_id": "i1",
+        "parent_id": null, "argsrepr": "(7,)", "kwargsrepr": "{}", "origin": "gen1@c", "ignore_result": false,
+        "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {}, "x-custom": "v1", "redelivered": true,
+        "x-death": [1]}"#;
+
+    /// The request of [`HEADERS`] with these changed.
+    pub(crate) fn request(headers: Value) -> Request {
+        let mut all: Map<String, Value> = serde_json::from_str(HEADERS).unwrap();
+        all.extend(headers.as_object().cloned().unwrap_or_default());
+        let message = Message {
+            headers: Some(all),
+            properties: Properties {
+                content_type: Some("application/json".into()),
+                content_encoding: Some("utf-8".into()),
+                correlation_id: Some("i1".into()),
+                reply_to: Some("r1".into()),
+                priority: Some(3),
+                ..Properties::default()
+            },
+            body: br#"[[7], {}, {"callbacks": [{"task": "cb"}], "errbacks": null, "chain": null, "chord": null}]"#
+                .to_vec(),
+        };
+        decode(
+            message,
+            Route::to_queue("celery"),
+            false,
+            &["application/json".into()],
+        )
+        .unwrap()
     }
-    let naive: jiff::civil::DateTime = text.parse().ok()?;
-    naive
-        .to_zoned(jiff::tz::TimeZone::UTC)
-        .ok()
-        .map(|zoned| zoned.timestamp())
 }
 
-/// A time as Python prints it: microseconds unless they are zero, offset `+00:00` (contract section 1.4).
-pub fn format_time(time: Timestamp) -> String {
-    let format = if time.subsec_nanosecond() / 1000 == 0 {
-        "%Y-%m-%dT%H:%M:%S"
-    } else {
-        "%Y-%m-%dT%H:%M:%S.%6f"
-    };
-    format!("{}+00:00", time.strftime(format))
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const BODY: &str =
+        r#"[[2, 3], {"z": 4}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
+
+    fn message(headers: Value, body: &str) -> Message {
+        Message {
+            headers: headers.as_object().cloned(),
+            properties: crate::message::Properties {
+                content_type: Some("application/json".into()),
+                content_encoding: Some("utf-8".into()),
+                ..Default::default()
+            },
+            body: body.into(),
+        }
+    }
+
+    fn try_decode(message: Message) -> Result<Request, Unusable> {
+        decode(
+            message,
+            Route::to_queue("q"),
+            false,
+            &["application/json".to_owned()],
+        )
+    }
+
+    /// Decodes a message with these headers beside `task` and `id`.
+    fn with(headers: Value) -> Result<Request, Unusable> {
+        let mut all = json!({"task": "t", "id": "i"});
+        for (name, value) in headers.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        try_decode(message(all, BODY))
+    }
+
+    fn with_body(body: &str) -> Result<Request, Unusable> {
+        try_decode(message(json!({"task": "t", "id": "i"}), body))
+    }
+
+    #[test]
+    fn a_message_with_nothing_but_a_name_and_an_id_has_defaults() {
+        let request = with(json!({})).unwrap();
+        assert_eq!((request.task.as_str(), request.id.as_str()), ("t", "i"));
+        assert_eq!((request.retries, request.replaced_task_nesting), (0, 0));
+        assert_eq!((request.eta, request.expires), (None, None));
+        assert_eq!((request.time_limit, request.soft_time_limit), (None, None));
+        assert_eq!((request.ignore_result, request.group_index), (None, None));
+        assert_eq!(
+            (&request.root_id, &request.group, &request.shadow),
+            (&None, &None, &None)
+        );
+        assert!(request.stamps().is_empty() && request.custom_headers().is_empty());
+        assert_eq!(request.arguments_repr(), ("?", "?"));
+        assert_eq!(
+            (request.body.args.get(), request.body.kwargs.get()),
+            ("[2, 3]", r#"{"z": 4}"#)
+        );
+        assert!(!request.redelivered);
+    }
+
+    #[test]
+    fn what_is_no_task_message_is_an_unknown_format() {
+        for headers in [
+            Value::Null,
+            json!([]),
+            json!("task"),
+            json!({}),
+            json!({"id": "i"}),
+        ] {
+            let error = try_decode(message(headers.clone(), BODY)).unwrap_err();
+            assert!(matches!(error, Unusable::UnknownFormat(_)), "{headers}: {error}");
+        }
+    }
+
+    #[test]
+    fn headers_that_make_no_sense_are_invalid() {
+        for headers in [
+            json!({"task": null}),
+            json!({"task": ""}),
+            json!({"task": 7}),
+            json!({"id": null}),
+            json!({"id": ""}),
+            json!({"id": 7}),
+            json!({"eta": "tomorrow"}),
+            json!({"eta": 1_700_000_000}),
+            json!({"expires": "2030-02-30"}),
+            json!({"expires": ["2030-01-01"]}),
+            json!({"timelimit": 30}),
+            json!({"timelimit": {"hard": 30}}),
+        ] {
+            let error = with(headers.clone()).unwrap_err();
+            assert!(matches!(error, Unusable::Invalid(_)), "{headers}: {error}");
+        }
+    }
+
+    #[test]
+    fn headers_that_python_tolerates() {
+        let request = with(json!({
+            "eta": "", "expires": null, "shadow": "", "retries": -1, "timelimit": [0, null], "stamps": [],
+            "stamped_headers": "x", "group_index": -1, "ignore_result": null, "root_id": null, "redelivered": true,
+        }))
+        .unwrap();
+        assert_eq!(
+            (request.eta, request.expires, &request.shadow),
+            (None, None, &None)
+        );
+        assert_eq!((request.time_limit, request.soft_time_limit), (None, None));
+        assert_eq!((request.retries, request.group_index), (0, None));
+        assert!(request.redelivered, "the Redis transport says so in a header");
+        assert_eq!(with(json!({"retries": u64::MAX})).unwrap().retries, u32::MAX);
+        let limits = with(json!({"timelimit": [1.5, "soon"]})).unwrap();
+        assert_eq!((limits.time_limit, limits.soft_time_limit), (Some(1.5), None));
+        assert_eq!(with(json!({"timelimit": [30]})).unwrap().time_limit, Some(30.0));
+    }
+
+    #[test]
+    fn hard_comes_before_soft() {
+        let request = with(json!({"timelimit": [30, 20]})).unwrap();
+        assert_eq!(
+            (request.time_limit, request.soft_time_limit),
+            (Some(30.0), Some(20.0))
+        );
+    }
+
+    #[test]
+    fn only_stamps_with_a_name_count_and_only_other_headers_are_custom() {
+        let request = with(json!({
+            "stamped_headers": ["a", "missing"], "stamps": {"a": [1], "b": 2}, "x-mine": {"deep": null}, "lang": "py",
+        }))
+        .unwrap();
+        assert_eq!(Value::Object(request.stamps()), json!({"a": [1]}));
+        assert_eq!(
+            Value::Object(request.custom_headers()),
+            json!({"x-mine": {"deep": null}})
+        );
+    }
+
+    #[test]
+    fn bodies_that_are_json_and_make_no_sense_are_invalid() {
+        for body in [
+            "{}",
+            "7",
+            "null",
+            r#""text""#,
+            "[]",
+            "[[]]",
+            "[[], {}]",
+            "[[], {}, {}, {}]",
+            "[{}, {}, {}]",
+            "[null, {}, {}]",
+            "[[], [], {}]",
+            "[[], null, {}]",
+            "[[], {}, []]",
+            "[[], {}, 7]",
+            r#"{"args": [2, 3], "kwargs": {}}"#,
+        ] {
+            let error = with_body(body).unwrap_err();
+            assert!(matches!(error, Unusable::Invalid(_)), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn bodies_that_are_not_json_are_undecodable() {
+        for body in [
+            "",
+            "[",
+            "[[], {}, {}",
+            "[[], {}, {}] x",
+            "[[NaN], {}, {}]",
+            "\u{feff}[[], {}, {}]",
+        ] {
+            let error = with_body(body).unwrap_err();
+            assert!(matches!(error, Unusable::Undecodable(_)), "{body}: {error}");
+        }
+        let mut sent = message(json!({"task": "t", "id": "i"}), "");
+        sent.body = b"[[\"\xff\"], {}, {}]".to_vec();
+        assert!(matches!(try_decode(sent), Err(Unusable::Undecodable(_))));
+    }
+
+    #[test]
+    fn a_third_part_may_be_missing_its_keys() {
+        for body in [
+            "[[], {}, null]",
+            "[[], {}, {}]",
+            r#"[[], {}, {"chain": null, "other": 1}]"#,
+        ] {
+            let body = with_body(body).unwrap().body;
+            assert!(body.callbacks.is_none() && body.errbacks.is_none());
+            assert!(body.chain.is_none() && body.chord.is_none());
+        }
+    }
+
+    /// Whatever is in the arguments goes through as it is, and costs no stack.
+    #[test]
+    fn arguments_are_not_touched() {
+        for args in [
+            r#"[1e999, -0.0, 123456789012345678901234567890, 1.10, "\ud800", {"a": 1, "a": 2}]"#.to_owned(),
+            format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)),
+        ] {
+            let request = with_body(&format!("  [ {args} , {{ }},null]")).unwrap();
+            assert_eq!(request.body.args.get(), args);
+            assert_eq!(request.body.kwargs.get(), "{ }");
+        }
+    }
+
+    #[test]
+    fn content_that_is_not_accepted_is_refused_before_it_is_read() {
+        let mut sent = message(json!({"task": "t", "id": "i"}), "not JSON");
+        for content_type in [
+            None,
+            Some("application/x-python-serialize"),
+            Some("text/plain"),
+            Some(""),
+        ] {
+            sent.properties.content_type = content_type.map(str::to_owned);
+            let error = try_decode(sent.clone()).unwrap_err();
+            assert!(
+                matches!(error, Unusable::ContentDisallowed(_)),
+                "{content_type:?}: {error}"
+            );
+        }
+        let json = message(json!({"task": "t", "id": "i"}), BODY);
+        let error = decode(json, Route::default(), false, &["application/x-yaml".to_owned()]).unwrap_err();
+        assert!(matches!(error, Unusable::ContentDisallowed(_)), "{error}");
+        let compressed = with(json!({"compression": "zlib"})).unwrap_err();
+        assert!(
+            matches!(compressed, Unusable::ContentDisallowed(_)),
+            "{compressed}"
+        );
+    }
 }

@@ -1,3 +1,4 @@
 //! Decisions about one request, as pure functions.
 
+pub mod admit;
 pub mod retry;

@@ -115,7 +115,13 @@ fn when(definition: &Definition, countdown: Option<f64>, eta: Option<String>) ->
 fn check_options(options: &JsonMap) -> Result<(), Refusal> {
     for (name, value) in options {
         let fine = match name.as_str() {
-            "queue" | "exchange" | "routing_key" | "shadow" => value.is_string() || value.is_null(),
+            // Which queues a component may send to is a grant, and a retry is no way around it.
+            "queue" | "exchange" | "routing_key" => {
+                return Err(Refusal::NotSupported(format!(
+                    "a retry goes back to its own queue; this worker does not grant {name:?} yet"
+                )));
+            }
+            "shadow" => value.is_string() || value.is_null(),
             "priority" => value.is_null() || value.as_u64().is_some_and(|priority| priority <= 9),
             "time_limit" | "soft_time_limit" => {
                 value.is_null()
@@ -303,13 +309,9 @@ mod tests {
             refused(with(r#"{"priority": 12}"#)),
             Refusal::Invalid(_)
         ));
-        assert!(
-            accept(
-                &request(0, "[]", "{}"),
-                &definition(None),
-                with(r#"{"queue": "slow"}"#)
-            )
-            .is_ok()
-        );
+        let elsewhere = refused(with(r#"{"queue": "slow"}"#));
+        assert!(matches!(elsewhere, Refusal::NotSupported(text) if text.contains("\"queue\"")));
+        let sooner = with(r#"{"priority": 9, "time_limit": 5}"#);
+        assert!(accept(&request(0, "[]", "{}"), &definition(None), sooner).is_ok());
     }
 }

@@ -9,6 +9,8 @@ const MIB: usize = 1024 * KIB;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// Seconds that no run is longer than, whatever its message and its component say.
+    pub time: Option<u64>,
     /// Bytes of all linear memories together.
     pub memory: usize,
     /// How many linear memories.
@@ -46,6 +48,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            time: None,
             memory: 128 * MIB,
             memories: 4,
             table_elements: 100_000,

@@ -45,7 +45,7 @@ fn fail(
     Err(TaskError::new(exc_type, message))
 }
 
-/// Panics. The worker reports it as a lost worker process; the message is in its log.
+/// Panics, which is a `RuntimeError`; its message is in the worker's log and in the traceback.
 #[task]
 fn panic(message: String) {
     panic!("{message}");

@@ -121,6 +121,7 @@ fn write(function: &ItemFn, bound: Bound, parameters: &[Parameter], options: &Ch
 
         impl #ident {
             #[doc = #comment]
+            #[allow(clippy::needless_update)]
             #visibility const TASK: ::celerybox_guest::Task = ::celerybox_guest::Task {
                 name: #name,
                 signature: &#library::Signature {

@@ -290,7 +290,7 @@ impl One {
     fn text(&self, example: &str) -> Result<String> {
         match self.literal() {
             Some(Lit::Str(text)) if !text.value().is_empty() => Ok(text.value()),
-            _ => Err(self.expected(&format!("a text: {example}"))),
+            _ => Err(self.expected(&format!("a text that is not empty: {example}"))),
         }
     }
 

@@ -343,9 +343,9 @@ fn owned(ty: &Type) -> Result<()> {
                 inner if last_is(inner, "str") => "`String`".to_owned(),
                 Type::Slice(slice) => {
                     let item = &slice.elem;
-                    format!("`Vec<{}>`", quote!(#item))
+                    format!("`Vec<{}>`", written(item))
                 }
-                inner => format!("`{}`", quote!(#inner)),
+                inner => format!("`{}`", written(inner)),
             };
             Err(Error::new(
                 ty.span(),
@@ -369,4 +369,13 @@ fn owned(ty: &Type) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A type as people write it: tokens print with a space between each.
+fn written(ty: &Type) -> String {
+    let mut text = quote!(#ty).to_string();
+    for (spaced, plain) in [(" :: ", "::"), (" <", "<"), ("< ", "<"), (" >", ">"), (" ,", ",")] {
+        text = text.replace(spaced, plain);
+    }
+    text
 }

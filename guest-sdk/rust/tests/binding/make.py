@@ -43,6 +43,10 @@ def keyword(x, *, k):
     return [x, k]
 
 
+def only_keyword(*, k):
+    return [k]
+
+
 def keywords(x=10, *, k, d=40, e):
     return [x, k, d, e]
 
@@ -77,7 +81,7 @@ for method in methods:
     method.__qualname__ = method.__name__
 
 functions = [
-    none, one, two, three, four, default, defaults, keyword, keywords, rest, extra, everything,
+    none, one, two, three, four, default, defaults, keyword, only_keyword, keywords, rest, extra, everything,
     *(getattr(Bound(), method.__name__) for method in methods),
 ]
 given = [

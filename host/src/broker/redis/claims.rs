@@ -1,0 +1,185 @@
+//! The messages this worker has and has not settled.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+use super::settle::Order;
+use crate::broker::{Receipt, Verdict};
+
+/// At most this many messages are taken at once.
+pub(super) const BATCH: usize = 100;
+
+/// The claims of one worker on messages: each has a number, which together with the worker's prefix is the tag
+/// under which the message is recorded as unacknowledged.
+#[derive(Debug)]
+pub(super) struct Claims {
+    prefix: String,
+    next: AtomicU64,
+    prefetch: AtomicU32,
+    held: Mutex<HashSet<u64>>,
+    room: Notify,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Claims {
+    pub(super) fn new(orders: mpsc::UnboundedSender<Order>) -> Self {
+        Self {
+            // Half of a UUID is enough to be nobody else's, and short tags are quicker to find for the server.
+            prefix: format!("{:016x}.", Uuid::new_v4().as_u64_pair().0),
+            next: AtomicU64::new(1),
+            prefetch: AtomicU32::new(0),
+            held: Mutex::default(),
+            room: Notify::new(),
+            orders,
+        }
+    }
+
+    /// What every tag of this worker begins with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The tag of a claim.
+    pub(super) fn tag(&self, number: u64) -> String {
+        format!("{}{number}", self.prefix)
+    }
+
+    /// The first of `count` numbers that nobody had before.
+    pub(super) fn new_numbers(&self, count: usize) -> u64 {
+        self.next.fetch_add(count as u64, Ordering::Relaxed)
+    }
+
+    /// Notes messages as taken.
+    pub(super) fn hold(&self, numbers: impl IntoIterator<Item = u64>) {
+        self.held().extend(numbers);
+    }
+
+    /// The numbers of all claims, the oldest first.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.held().iter().copied().collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// Forgets a claim and has its verdict carried out.
+    pub(super) fn settle(&self, number: u64, verdict: Verdict) {
+        let (was_held, count) = {
+            let mut held = self.held();
+            (held.remove(&number), held.len())
+        };
+        if !was_held {
+            return;
+        }
+        // Fails only when the broker is closed, and then the message went back already.
+        let _ = self.orders.send(Order::Settle(number, verdict));
+        let limit = self.limit();
+        if count + 1 == limit || count + enough(limit) == limit {
+            self.room.notify_one();
+        }
+    }
+
+    /// Forgets claims and has their messages delivered next, to whoever asks. The answer comes once that is done.
+    pub(super) fn give_back(&self, numbers: Vec<u64>) -> tokio::sync::oneshot::Receiver<()> {
+        {
+            let mut held = self.held();
+            for number in &numbers {
+                held.remove(number);
+            }
+        }
+        let (done, answer) = tokio::sync::oneshot::channel();
+        let _ = self.orders.send(Order::GiveBack(numbers, done));
+        answer
+    }
+
+    /// The right to settle a claim.
+    pub(super) fn receipt(self: &Arc<Self>, number: u64) -> Receipt {
+        let claims = Arc::clone(self);
+        Receipt::new(move |verdict| claims.settle(number, verdict))
+    }
+
+    /// Changes how many messages may be held (0: no limit).
+    pub(super) fn set_prefetch(&self, prefetch: u32) {
+        self.prefetch.store(prefetch, Ordering::Relaxed);
+        self.room.notify_one();
+    }
+
+    /// How many messages may be taken now, and whether that is enough for a good batch.
+    pub(super) fn room(&self) -> (usize, bool) {
+        let limit = self.limit();
+        let free = limit.saturating_sub(self.held().len());
+        (free.min(BATCH), free >= enough(limit))
+    }
+
+    /// Waits until there may be more room.
+    pub(super) async fn room_changed(&self) {
+        self.room.notified().await;
+    }
+
+    fn limit(&self) -> usize {
+        match self.prefetch.load(Ordering::Relaxed) {
+            0 => usize::MAX,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much room makes a good batch: half of what may be held, so that taking and working overlap.
+fn enough(limit: usize) -> usize {
+    limit.div_ceil(2).min(BATCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims(prefetch: u32) -> (Arc<Claims>, mpsc::UnboundedReceiver<Order>) {
+        let (orders, receiver) = mpsc::unbounded_channel();
+        let claims = Arc::new(Claims::new(orders));
+        claims.set_prefetch(prefetch);
+        (claims, receiver)
+    }
+
+    #[test]
+    fn room_is_what_prefetch_leaves() {
+        let (claims, _orders) = claims(4);
+        assert_eq!(claims.room(), (4, true));
+        claims.hold(1..=3);
+        assert_eq!(claims.room(), (1, false));
+        claims.settle(2, Verdict::Ack);
+        assert_eq!(claims.room(), (2, true));
+        claims.set_prefetch(2);
+        assert_eq!(claims.room(), (0, false));
+        claims.set_prefetch(0);
+        assert_eq!(claims.room(), (BATCH, true));
+    }
+
+    #[test]
+    fn a_claim_is_settled_once() {
+        let (claims, mut orders) = claims(0);
+        claims.hold([7]);
+        claims.receipt(7).reject(true);
+        claims.settle(7, Verdict::Ack);
+        assert!(matches!(
+            orders.try_recv(),
+            Ok(Order::Settle(7, Verdict::Reject { requeue: true }))
+        ));
+        assert!(orders.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_dropped_receipt_settles_nothing() {
+        let (claims, mut orders) = claims(1);
+        claims.hold([1]);
+        drop(claims.receipt(1));
+        assert!(orders.try_recv().is_err());
+        assert_eq!(claims.numbers(), [1]);
+    }
+}

@@ -1,0 +1,261 @@
+//! Giving unacknowledged messages back to their queues (contract section 2.2.4).
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Script};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::keys::{Keys, priority_of};
+use crate::message::envelope;
+
+static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("restore.lua")));
+
+/// So many are in memory at once.
+const CHUNK: usize = 100;
+
+/// Which end of its list a message goes back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Delivered after all that wait.
+    Last,
+    /// Delivered before all that wait; of several the one that is given back last.
+    Next,
+}
+
+/// Gives the messages with these tags back, with the mark that they were delivered before, unless they are gone.
+/// With `age` only those that nobody claimed for so long. Returns how many went back.
+///
+/// Records that cannot be understood are logged and removed: nobody could ever deliver them.
+pub(super) async fn restore(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    tags: &[Vec<u8>],
+    end: End,
+    age: Option<Duration>,
+) -> RedisResult<usize> {
+    let mut restored = 0;
+    for tags in tags.chunks(CHUNK) {
+        let records: Vec<Option<Vec<u8>>> = redis::cmd("HMGET")
+            .arg(&keys.unacked)
+            .arg(tags)
+            .query_async(connection)
+            .await?;
+        let (mut messages, mut garbage) = (Vec::new(), Vec::new());
+        for (tag, record) in tags.iter().zip(&records) {
+            match record.as_deref().map(read_record) {
+                Some(Ok(message)) => messages.push((tag, message)),
+                Some(Err(error)) => {
+                    let text = String::from_utf8_lossy(record.as_deref().unwrap_or_default());
+                    tracing::error!(
+                        "Removed an unacknowledged message that cannot be restored: {error}: {}",
+                        cut(&text)
+                    );
+                    garbage.push(tag);
+                }
+                // Half a record: a time without a message.
+                None => garbage.push(tag),
+            }
+        }
+        if !garbage.is_empty() {
+            remove(connection, keys, &garbage).await?;
+        }
+        let bindings = bindings(
+            connection,
+            keys,
+            messages.iter().map(|(_, m)| m.exchange.as_str()),
+        )
+        .await?;
+        restored += push_back(connection, keys, &messages, &bindings, end, age).await?;
+    }
+    Ok(restored)
+}
+
+async fn push_back(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    messages: &[(&Vec<u8>, Record)],
+    bindings: &HashMap<String, Vec<String>>,
+    end: End,
+    age: Option<Duration>,
+) -> RedisResult<usize> {
+    let mut script = RESTORE.prepare_invoke();
+    script.key(&keys.unacked).key(&keys.unacked_index);
+    script.arg(match end {
+        End::Last => "LPUSH",
+        End::Next => "RPUSH",
+    });
+    script.arg(age.map_or(String::new(), |age| age.as_secs_f64().to_string()));
+    let mut any = false;
+    for (tag, message) in messages {
+        let queues = queues(keys, bindings, &message.exchange, &message.routing_key);
+        if queues.is_empty() {
+            tracing::warn!(
+                "Could not restore message {}: no queue is bound to exchange {:?} with routing key {:?}",
+                String::from_utf8_lossy(tag),
+                message.exchange,
+                message.routing_key
+            );
+            continue;
+        }
+        any = true;
+        for queue in &queues {
+            script.key(keys.list(queue, message.priority));
+        }
+        script.arg(*tag).arg(&message.text).arg(queues.len());
+    }
+    match any {
+        true => script.invoke_async(connection).await,
+        false => Ok(0),
+    }
+}
+
+/// Forgets messages for good: what an ack does.
+pub(super) async fn remove(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    tags: &[impl redis::ToRedisArgs],
+) -> RedisResult<()> {
+    redis::pipe()
+        .atomic()
+        .cmd("ZREM")
+        .arg(&keys.unacked_index)
+        .arg(tags)
+        .ignore()
+        .cmd("HDEL")
+        .arg(&keys.unacked)
+        .arg(tags)
+        .ignore()
+        .query_async(connection)
+        .await
+}
+
+/// The members of the binding sets of these exchanges; the default exchange has none.
+pub(super) async fn bindings<'a>(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    exchanges: impl Iterator<Item = &'a str>,
+) -> RedisResult<HashMap<String, Vec<String>>> {
+    let mut named: Vec<&str> = exchanges.filter(|exchange| !exchange.is_empty()).collect();
+    named.sort_unstable();
+    named.dedup();
+    if named.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut pipeline = redis::pipe();
+    for exchange in &named {
+        pipeline.cmd("SMEMBERS").arg(keys.bindings(exchange));
+    }
+    let members: Vec<Vec<Vec<u8>>> = pipeline.query_async(connection).await?;
+    let text = |member: Vec<u8>| String::from_utf8(member).ok();
+    Ok(named
+        .into_iter()
+        .zip(members)
+        .map(|(exchange, members)| {
+            (
+                exchange.to_owned(),
+                members.into_iter().filter_map(text).collect(),
+            )
+        })
+        .collect())
+}
+
+/// The queues a message goes to. With the default exchange the routing key is the queue.
+pub(super) fn queues(
+    keys: &Keys,
+    bindings: &HashMap<String, Vec<String>>,
+    exchange: &str,
+    routing_key: &str,
+) -> Vec<String> {
+    match (exchange, routing_key) {
+        ("", "") => Vec::new(),
+        ("", queue) => vec![queue.to_owned()],
+        (exchange, key) => match bindings.get(exchange) {
+            Some(members) => keys.bound_queues(members, key),
+            None => Vec::new(),
+        },
+    }
+}
+
+/// At most a kilobyte of a text, for a log line.
+pub(super) fn cut(text: &str) -> String {
+    match text.char_indices().nth(1024) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// What is kept of an unacknowledged message, ready to go back.
+#[derive(Debug)]
+struct Record {
+    exchange: String,
+    routing_key: String,
+    priority: u8,
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(default)]
+    properties: Properties,
+}
+
+#[derive(Default, Deserialize)]
+struct Properties {
+    #[serde(default)]
+    priority: Value,
+}
+
+fn read_record(record: &[u8]) -> Result<Record, serde_json::Error> {
+    let (raw, exchange, routing_key): (&RawValue, Option<String>, Option<String>) =
+        serde_json::from_slice(record)?;
+    let envelope: Envelope = serde_json::from_str(raw.get())?;
+    Ok(Record {
+        exchange: exchange.unwrap_or_default(),
+        routing_key: routing_key.unwrap_or_default(),
+        priority: priority_of(Some(&envelope.properties.priority)),
+        text: envelope::mark_redelivered(raw.get()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_python_is_read() {
+        let sample: Value =
+            serde_json::from_str(include_str!("../../../../tests/cases/wire/redis-unacked.json")).unwrap();
+        for (_, record) in sample["unacked"].as_object().unwrap() {
+            let record = read_record(record.as_str().unwrap().as_bytes()).unwrap();
+            assert_eq!(
+                (record.exchange.as_str(), record.routing_key.as_str()),
+                ("", "celery")
+            );
+            assert_eq!(record.priority, 0);
+            let envelope: Value = serde_json::from_str(&record.text).unwrap();
+            assert_eq!(envelope["headers"]["redelivered"], true);
+            assert_eq!(envelope["properties"]["delivery_info"]["redelivered"], true);
+            assert_eq!(envelope["headers"]["task"], "proj.add");
+        }
+    }
+
+    #[test]
+    fn garbage_is_no_record() {
+        for garbage in ["", "null", "[]", "[1, 2, 3]", "[{}, 1, 2]", "{\"a\": 1}", "\u{1}"] {
+            assert!(read_record(garbage.as_bytes()).is_err(), "{garbage}");
+        }
+        assert!(read_record(b"\xff").is_err());
+    }
+
+    #[test]
+    fn a_log_line_is_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        let cut = cut(&"é".repeat(5000));
+        assert_eq!(cut.chars().count(), 1027);
+    }
+}

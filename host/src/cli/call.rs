@@ -1,0 +1,149 @@
+//! `celerybox call`.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Common, Connection, json_argument};
+use crate::config::connect;
+use crate::message::request::{format_time, parse_time};
+use crate::message::{Message, Outgoing, Properties, Route, repr};
+
+/// Send a task to a worker; prints its id.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  celerybox call arithmetic.add -a '[2, 3]'
+  celerybox call text.count_words -k '{\"text\": \"to be or not to be\"}' --countdown 10
+  id=$(celerybox call spin.forever --time-limit 1) && celerybox result \"$id\"")]
+pub(super) struct Call {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(flatten)]
+    connection: Connection,
+
+    /// The task's name
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// Positional arguments, a JSON list
+    #[arg(short, long, value_name = "JSON", default_value = "[]")]
+    args: String,
+
+    /// Keyword arguments, a JSON map
+    #[arg(short, long, value_name = "JSON", default_value = "{}")]
+    kwargs: String,
+
+    /// Not before this time, ISO 8601
+    #[arg(long, value_name = "TIME", conflicts_with = "countdown")]
+    eta: Option<String>,
+
+    /// Not before so many seconds from now
+    #[arg(long, value_name = "SECONDS")]
+    countdown: Option<f64>,
+
+    /// Not after: seconds from now, or a time in ISO 8601
+    #[arg(long, value_name = "SECONDS|TIME")]
+    expires: Option<String>,
+
+    /// Hard time limit, seconds
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<f64>,
+
+    /// Soft time limit, seconds
+    #[arg(long, value_name = "SECONDS")]
+    soft_time_limit: Option<f64>,
+
+    /// The queue [default: celery]
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
+
+    /// 0 to 9
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: Option<u8>,
+}
+
+impl Call {
+    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
+        let mut settings = self.common.settings()?;
+        self.connection.apply(&mut settings);
+        settings.validate()?;
+        json_argument(&self.args, "--args", '[', "'[2, 3]'")?;
+        json_argument(&self.kwargs, "--kwargs", '{', "'{\"x\": 2}'")?;
+        let queue = self
+            .queue
+            .clone()
+            .unwrap_or_else(|| settings.task_default_queue.clone());
+        let id = Uuid::new_v4().to_string();
+        let message = self.message(&id, Timestamp::now())?;
+        let broker = connect::broker(&settings)?;
+        broker.declare(&queue).await?;
+        broker
+            .publish(Outgoing {
+                route: Route::to_queue(queue),
+                message,
+            })
+            .await?;
+        broker.close().await?;
+        println!("{id}");
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The message of protocol 2 that a Python client would send (contract section 1.2).
+    fn message(&self, id: &str, now: Timestamp) -> anyhow::Result<Message> {
+        let after = |seconds: f64, name: &str| {
+            SignedDuration::try_from_secs_f64(seconds)
+                .ok()
+                .and_then(|pause| now.checked_add(pause).ok())
+                .with_context(|| format!("{name}: {seconds} seconds is out of range"))
+        };
+        let time = |text: &str, name: &str| {
+            parse_time(text).with_context(|| {
+                format!("{name}: {text:?} is not a time; write for example 2026-12-31T23:59:00+00:00")
+            })
+        };
+        let eta = match (&self.eta, self.countdown) {
+            (Some(eta), _) => Some(time(eta, "--eta")?),
+            (None, Some(seconds)) => Some(after(seconds, "--countdown")?),
+            (None, None) => None,
+        };
+        let expires = match self.expires.as_deref().map(|text| (text, text.parse::<f64>())) {
+            Some((_, Ok(seconds))) => Some(after(seconds, "--expires")?),
+            Some((text, Err(_))) => Some(time(text, "--expires")?),
+            None => None,
+        };
+        let args: Vec<Value> = serde_json::from_str(&self.args)?;
+        let kwargs: Value = serde_json::from_str(&self.kwargs)?;
+        let headers = json!({
+            "lang": "py", "task": self.name, "id": id, "shadow": null,
+            "eta": eta.map(format_time), "expires": expires.map(format_time),
+            "group": null, "group_index": null, "retries": 0,
+            "timelimit": [self.time_limit, self.soft_time_limit],
+            "root_id": id, "parent_id": null,
+            "argsrepr": repr::args(&args), "kwargsrepr": repr::value(&kwargs),
+            "origin": format!("gen{}@celerybox", std::process::id()),
+            "ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {},
+        });
+        let body = format!(
+            r#"[{}, {}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]"#,
+            self.args, self.kwargs
+        );
+        Ok(Message {
+            headers: headers.as_object().cloned(),
+            properties: Properties {
+                content_type: Some("application/json".into()),
+                content_encoding: Some("utf-8".into()),
+                correlation_id: Some(id.to_owned()),
+                priority: Some(self.priority.unwrap_or(0)),
+                delivery_mode: Some(2),
+                ..Properties::default()
+            },
+            body: body.into_bytes(),
+        })
+    }
+}

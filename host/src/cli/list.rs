@@ -1,0 +1,132 @@
+//! `celerybox tasks` and `celerybox check`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::worker::Serving;
+use super::{Common, Connection};
+use crate::config::connect::{self, masked};
+use crate::sandbox::registry::Registry;
+use crate::task::{Definition, RetryLimit};
+
+/// List the tasks that components declare, and what they import.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  celerybox tasks arithmetic.wasm
+  celerybox tasks tasks/")]
+pub(super) struct Tasks {
+    #[command(flatten)]
+    common: Common,
+
+    /// Components and folders of components [default: those of the settings]
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+impl Tasks {
+    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
+        let mut settings = self.common.settings()?;
+        if !self.paths.is_empty() {
+            settings.tasks = self.paths;
+        }
+        anyhow::ensure!(
+            !settings.tasks.is_empty(),
+            "name a component or a folder of components"
+        );
+        let registry = super::load(&settings, 1).await?;
+        for component in registry.components() {
+            println!("{} (sha256 {})", component.name(), component.digest());
+            for definition in component.definitions() {
+                println!("  {}", describe(definition));
+            }
+            println!("  imports: {}", component.imports().join(", "));
+        }
+        Ok(broken(&registry))
+    }
+}
+
+/// Do everything `worker` does before it connects, and say what is wrong.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  celerybox check --config /etc/celerybox.toml --tasks tasks/")]
+pub(super) struct Check {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(flatten)]
+    connection: Connection,
+
+    #[command(flatten)]
+    serving: Serving,
+}
+
+impl Check {
+    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
+        let mut settings = self.common.settings()?;
+        self.connection.apply(&mut settings);
+        self.serving.apply(&mut settings)?;
+        let broker = connect::broker(&settings)?;
+        connect::backend(&settings, &broker)?;
+        let registry = super::load(&settings, settings.concurrency()).await?;
+        println!(
+            "broker:         {}",
+            settings.broker_url.as_deref().map_or("embedded".into(), masked)
+        );
+        let backend = settings.result_backend.as_deref().map(masked);
+        let none = if settings.broker_url.is_none() {
+            "embedded"
+        } else {
+            "none"
+        };
+        println!("result backend: {}", backend.unwrap_or_else(|| none.into()));
+        println!("concurrency:    {}", settings.concurrency());
+        println!("components:     {}", registry.components().len());
+        println!("tasks:          {}", registry.names().count());
+        Ok(broken(&registry))
+    }
+}
+
+fn broken(registry: &Registry) -> ExitCode {
+    if registry.broken().is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// One line on a task: its call, its options, its doc.
+fn describe(definition: &Definition) -> String {
+    let mut line = format!(
+        "{}{}",
+        definition.name,
+        definition.signature.as_deref().unwrap_or_default()
+    );
+    let mut option = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            line.push_str(&format!(" {name}={value}"));
+        }
+    };
+    option(
+        "max_retries",
+        definition.max_retries.map(|limit| match limit {
+            RetryLimit::Unlimited => "None".into(),
+            RetryLimit::AtMost(n) => n.to_string(),
+        }),
+    );
+    option("time_limit", definition.time_limit.map(|s| s.to_string()));
+    option(
+        "soft_time_limit",
+        definition.soft_time_limit.map(|s| s.to_string()),
+    );
+    option("acks_late", definition.acks_late.map(|b| b.to_string()));
+    option("ignore_result", definition.ignore_result.map(|b| b.to_string()));
+    option("rate_limit", definition.rate_limit.clone());
+    match &definition.doc {
+        Some(doc) => format!("{line}  — {doc}"),
+        None => line,
+    }
+}

@@ -1,0 +1,167 @@
+//! `celerybox run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use futures_util::FutureExt;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Common, json_argument};
+use crate::message::{Message, Properties, Request, Route, request};
+use crate::outcome::{Outcome, State};
+use crate::policy::admit;
+use crate::sandbox::Call;
+
+/// Run one task of a component here and now, without a broker.
+///
+/// The value goes to stdout as JSON; states, output and errors go to stderr.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  celerybox run arithmetic.wasm arithmetic.add '[2, 3]'
+  celerybox run text.wasm text.count_words '[]' '{\"text\": \"to be or not to be\"}'
+  celerybox run spin.wasm spin.forever --time-limit 1
+
+Exit status: 0 when the task returned a value, 1 when it ended otherwise.")]
+pub(super) struct Run {
+    #[command(flatten)]
+    common: Common,
+
+    /// The component
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// The task's name; may be left out when the component has only one
+    #[arg(value_name = "TASK")]
+    task: Option<String>,
+
+    /// Positional arguments, a JSON list
+    #[arg(value_name = "ARGS", default_value = "[]")]
+    args: String,
+
+    /// Keyword arguments, a JSON map
+    #[arg(value_name = "KWARGS", default_value = "{}")]
+    kwargs: String,
+
+    /// Hard time limit, seconds
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<f64>,
+
+    /// Soft time limit, seconds
+    #[arg(long, value_name = "SECONDS")]
+    soft_time_limit: Option<f64>,
+}
+
+impl Run {
+    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
+        let mut settings = self.common.settings()?;
+        settings.task_time_limit = self.time_limit.or(settings.task_time_limit);
+        settings.task_soft_time_limit = self.soft_time_limit.or(settings.task_soft_time_limit);
+        settings.validate()?;
+        json_argument(&self.args, "ARGS", '[', "'[2, 3]'")?;
+        json_argument(&self.kwargs, "KWARGS", '{', "'{\"x\": 2}'")?;
+        let sandbox = super::sandbox(&settings, 1)?;
+        let component = sandbox.load(&self.file).await?;
+        let names = || {
+            component
+                .definitions()
+                .iter()
+                .map(|d| d.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let definition = match (&self.task, component.definitions()) {
+            (None, [only]) => only,
+            (None, _) => anyhow::bail!("name one of its tasks: {}", names()),
+            (Some(name), all) => all
+                .iter()
+                .find(|definition| definition.name == *name)
+                .with_context(|| {
+                    format!(
+                        "{} has no task {name:?}; it has: {}",
+                        self.file.display(),
+                        names()
+                    )
+                })?,
+        };
+        let request = Arc::new(local_request(&definition.name, &self.args, &self.kwargs)?);
+        let plan = admit::plan(&request, definition, &settings.task_defaults());
+        let call = Call {
+            request: Arc::clone(&request),
+            definition: Arc::clone(definition),
+            hostname: "celerybox-run".into(),
+            time_limit: admit::seconds(plan.time_limit),
+            soft_time_limit: admit::seconds(plan.soft_time_limit),
+            ignore_result: false,
+            updates: Arc::new(|state: State, meta| {
+                eprintln!("{}: {meta}", state.as_str());
+                async { Ok(()) }.boxed()
+            }),
+        };
+        let run = component.run(call).await;
+        eprint!("{}", run.output);
+        Ok(report(&definition.name, run.outcome))
+    }
+}
+
+/// A request as a client would have sent it.
+fn local_request(task: &str, args: &str, kwargs: &str) -> anyhow::Result<Request> {
+    let id = Uuid::new_v4().to_string();
+    let headers = json!({"lang": "py", "task": task, "id": id, "root_id": id, "retries": 0});
+    let message = Message {
+        headers: headers.as_object().cloned(),
+        properties: Properties {
+            content_type: Some("application/json".into()),
+            content_encoding: Some("utf-8".into()),
+            correlation_id: Some(id),
+            ..Properties::default()
+        },
+        body: format!("[{args}, {kwargs}, {{}}]").into_bytes(),
+    };
+    Ok(request::decode(
+        message,
+        Route::to_queue("celery"),
+        false,
+        &["application/json".into()],
+    )?)
+}
+
+fn report(task: &str, outcome: Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Success(value) => {
+            println!("{value}");
+            return ExitCode::SUCCESS;
+        }
+        Outcome::Failure(failure) => {
+            if let Some(traceback) = &failure.traceback {
+                eprintln!("{traceback}");
+            }
+            eprintln!("{task} failed: {}", failure.repr());
+        }
+        Outcome::TimeLimit(limit) => eprintln!("{task} failed: TimeLimitExceeded({limit})"),
+        Outcome::Retry(retry) => {
+            let because = retry
+                .exc
+                .map(|exc| format!(" because of {}", exc.repr()))
+                .unwrap_or_default();
+            eprintln!(
+                "{task} asks for a retry{because}; a worker would run it again ({:?})",
+                retry.when
+            );
+        }
+        Outcome::Reject { reason, requeue } => {
+            eprintln!(
+                "{task} rejected its message: {} (requeue: {requeue})",
+                reason.unwrap_or_default()
+            );
+        }
+        Outcome::Ignore => eprintln!("{task} asked to be ignored: nothing would be stored"),
+        Outcome::Expired | Outcome::Cancelled => eprintln!("{task} did not run"),
+        Outcome::WorkerLost(reason) => eprintln!("the sandbox failed: {reason}; please report this"),
+    }
+    ExitCode::FAILURE
+}

@@ -1,0 +1,81 @@
+//! What the log says about a task, in Celery's words.
+
+use tracing::{error, info, warn};
+
+use crate::message::request::Identity;
+use crate::message::{Request, Unusable, repr};
+use crate::outcome::{Outcome, Retry, RetryWhen};
+use crate::sandbox::Run;
+
+/// A run came to its end.
+pub(super) fn finished(request: &Request, run: &Run) {
+    let (name, id) = (request.shown_name(), &request.id);
+    for line in run.output.lines() {
+        warn!("{name}[{id}] {line}");
+    }
+    match &run.outcome {
+        Outcome::Success(value) => {
+            if tracing::enabled!(tracing::Level::INFO) {
+                let shown = serde_json::from_str(value)
+                    .map(|value| repr::value(&value))
+                    .unwrap_or_default();
+                info!(
+                    "Task {name}[{id}] succeeded in {}s: {shown}",
+                    run.duration.as_secs_f64()
+                );
+            }
+        }
+        Outcome::Failure(failure) => {
+            let trace = failure.traceback.as_deref().unwrap_or_default();
+            error!("Task {name}[{id}] raised unexpected: {}\n{trace}", failure.repr());
+        }
+        Outcome::TimeLimit(limit) => error!("Hard time limit ({limit}s) exceeded for {name}[{id}]"),
+        Outcome::Retry(retry) => info!("Task {name}[{id}] retry: {}", retry_text(retry)),
+        Outcome::Reject { reason, requeue } => {
+            info!(
+                "Task {name}[{id}] rejected: {} (requeue: {requeue})",
+                reason.as_deref().unwrap_or("no reason")
+            );
+        }
+        Outcome::Ignore => info!("Task {name}[{id}] ignored"),
+        Outcome::WorkerLost(reason) => error!("Task {name}[{id}] lost its sandbox: {reason}"),
+        Outcome::Expired | Outcome::Cancelled => {}
+    }
+}
+
+/// A cold shutdown ended a run.
+pub(super) fn cancelled(request: &Request) {
+    warn!(
+        "Task {}[{}] cancelled by a cold shutdown",
+        request.shown_name(),
+        request.id
+    );
+}
+
+/// A message cannot be run.
+pub(super) fn unusable(reason: &Unusable) {
+    match reason {
+        Unusable::UnknownFormat(_) => warn!("{reason}"),
+        _ => error!("{reason}"),
+    }
+}
+
+/// A task that no component of this worker has.
+pub(super) fn unregistered(identity: &Identity) {
+    error!(
+        "Received unregistered task of type {:?} (id {}).\nThe message has been ignored and discarded. Is the \
+         component that declares it among those given with --tasks? `celerybox tasks` lists what they declare.",
+        identity.task, identity.id
+    );
+}
+
+fn retry_text(retry: &Retry) -> String {
+    let when = match &retry.when {
+        RetryWhen::Countdown(seconds) => format!("in {seconds}s"),
+        RetryWhen::Eta(eta) => format!("at {eta}"),
+    };
+    match &retry.exc {
+        Some(exc) => format!("Retry {when}: {}", exc.repr()),
+        None => format!("Retry {when}"),
+    }
+}

@@ -1,0 +1,222 @@
+//! The message of a retry (contract section 3.6).
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::request::{PROTOCOL_HEADERS, format_time};
+use super::{JsonMap, Message, Outgoing, Request, repr};
+use crate::outcome::{Retry, RetryWhen};
+use crate::policy::admit::Plan;
+
+/// The same id once more, with everything that the task carries (contract section 3.6, steps 3 and 4).
+pub fn message(request: &Request, plan: &Plan, retry: &Retry, now: Timestamp) -> Outgoing {
+    let mut properties = request.message.properties.clone();
+    properties.expiration = None;
+    if let Some(origin) = &request.origin {
+        properties.other.insert("origin".into(), json!(origin));
+    }
+    if let Some(priority) = option(retry, "priority").and_then(Value::as_u64) {
+        properties.priority = u8::try_from(priority).ok().or(properties.priority);
+    }
+    Outgoing {
+        route: request.route.clone(),
+        message: Message {
+            headers: Some(headers(request, plan, retry, now)),
+            properties,
+            body: body(request, retry),
+        },
+    }
+}
+
+fn headers(request: &Request, plan: &Plan, retry: &Retry, now: Timestamp) -> JsonMap {
+    let mut headers = request.message.headers.clone().unwrap_or_default();
+    headers.retain(|name, _| !is_broker_header(name));
+    for name in PROTOCOL_HEADERS {
+        if !matches!(name, "redelivered" | "compression" | "meth" | "taskset") {
+            headers.entry(name).or_insert(Value::Null);
+        }
+    }
+    if let Some(Value::Object(own)) = option(retry, "headers") {
+        let own = own
+            .iter()
+            .filter(|(name, _)| !PROTOCOL_HEADERS.contains(&name.as_str()));
+        headers.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+    }
+    let mut set = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            headers.insert(name.to_owned(), value);
+        }
+    };
+    let hard = limit(retry, "time_limit", request.time_limit, plan.time_limit);
+    let soft = limit(
+        retry,
+        "soft_time_limit",
+        request.soft_time_limit,
+        plan.soft_time_limit,
+    );
+    set("retries", Some(json!(request.retries.saturating_add(1))));
+    set("eta", Some(json!(eta(&retry.when, now))));
+    set("expires", retry.expires.as_ref().map(|expires| json!(expires)));
+    set(
+        "parent_id",
+        request.parent_id.is_none().then(|| json!(request.id)),
+    );
+    let ignored = option(retry, "ignore_result").cloned();
+    set("ignore_result", ignored.or(Some(json!(plan.ignore_result))));
+    set("timelimit", Some(json!([hard, soft])));
+    set("shadow", option(retry, "shadow").cloned());
+    set(
+        "argsrepr",
+        parsed(&retry.args).map(|args: Vec<Value>| json!(repr::args(&args))),
+    );
+    set(
+        "kwargsrepr",
+        parsed(&retry.kwargs).map(|kwargs: Value| json!(repr::value(&kwargs))),
+    );
+    headers
+}
+
+/// An option of the retry; null counts as not given.
+fn option<'a>(retry: &'a Retry, name: &str) -> Option<&'a Value> {
+    retry.options.get(name).filter(|value| !value.is_null())
+}
+
+/// The limit that the retried message carries. A task may lower its limit, never raise it above the one it ran with.
+fn limit(retry: &Retry, name: &str, carried: Option<f64>, held: Option<f64>) -> Option<f64> {
+    match option(retry, name).and_then(Value::as_f64) {
+        Some(asked) => Some(held.map_or(asked, |held| asked.min(held))),
+        None => carried,
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(text: &Option<Box<str>>) -> Option<T> {
+    serde_json::from_str(text.as_deref()?).ok()
+}
+
+/// RabbitMQ adds these when it dead-letters a message; they are not the sender's (contract section 3.6).
+fn is_broker_header(name: &str) -> bool {
+    name == "x-death"
+        || name == "redelivered"
+        || name.starts_with("x-first-death-")
+        || name.starts_with("x-last-death-")
+}
+
+fn eta(when: &RetryWhen, now: Timestamp) -> Option<String> {
+    match when {
+        RetryWhen::Eta(eta) => Some(eta.clone()),
+        RetryWhen::Countdown(seconds) if *seconds > 0.0 => {
+            let pause = SignedDuration::try_from_secs_f64(*seconds).ok()?;
+            now.checked_add(pause).ok().map(format_time)
+        }
+        RetryWhen::Countdown(_) => None,
+    }
+}
+
+fn body(request: &Request, retry: &Retry) -> Vec<u8> {
+    if retry.args.is_none() && retry.kwargs.is_none() {
+        return request.message.body.clone();
+    }
+    let body = &request.body;
+    let part = |part: &Option<Box<RawValue>>| {
+        part.as_ref()
+            .map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned())
+    };
+    format!(
+        r#"[{}, {}, {{"callbacks": {}, "errbacks": {}, "chain": {}, "chord": {}}}]"#,
+        retry.args.as_deref().unwrap_or(body.args.get()),
+        retry.kwargs.as_deref().unwrap_or(body.kwargs.get()),
+        part(&body.callbacks),
+        part(&body.errbacks),
+        part(&body.chain),
+        part(&body.chord),
+    )
+    .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Route;
+    use crate::message::request::fixture::{HEADERS, request};
+    use crate::policy::admit;
+    use crate::task::Definition;
+
+    fn plan(request: &Request) -> Plan {
+        admit::plan(request, &Definition::default(), &admit::Defaults::default())
+    }
+
+    fn sent(request: &Request, retry: Retry) -> Outgoing {
+        message(
+            request,
+            &plan(request),
+            &retry,
+            "2026-11-21T10:00:00Z".parse().unwrap(),
+        )
+    }
+
+    /// Contract section 3.6, step 3, and the sample result-retry.
+    #[test]
+    fn a_retry_is_the_same_message_once_more() {
+        let request = request(json!({}));
+        let retry = Retry {
+            when: RetryWhen::Countdown(1.5),
+            ..Retry::default()
+        };
+        let outgoing = sent(&request, retry);
+        let mut expected: Value = serde_json::from_str(HEADERS).unwrap();
+        expected["retries"] = json!(1);
+        expected["eta"] = json!("2026-11-21T10:00:01.500000+00:00");
+        expected["parent_id"] = json!("i1");
+        expected["timelimit"] = json!([30.0, null]);
+        expected
+            .as_object_mut()
+            .unwrap()
+            .retain(|name, _| name != "redelivered" && name != "x-death");
+        assert_eq!(Value::Object(outgoing.message.headers.unwrap()), expected);
+        assert_eq!(outgoing.message.body, request.message.body);
+        assert_eq!(outgoing.route, Route::to_queue("celery"));
+        assert_eq!(outgoing.message.properties.priority, Some(3));
+        assert_eq!(outgoing.message.properties.reply_to.as_deref(), Some("r1"));
+        assert_eq!(outgoing.message.properties.other["origin"], json!("gen1@c"));
+    }
+
+    #[test]
+    fn a_retry_may_change_arguments_and_options_and_keeps_its_links() {
+        let request = request(json!({"parent_id": "p1"}));
+        let retry = Retry {
+            args: Some("[8, 9]".into()),
+            options: json!({"priority": 9, "time_limit": 5, "soft_time_limit": 99, "shadow": "s"})
+                .as_object()
+                .cloned()
+                .unwrap(),
+            ..Retry::default()
+        };
+        let outgoing = sent(&request, retry);
+        let headers = outgoing.message.headers.unwrap();
+        assert_eq!(headers["eta"], Value::Null);
+        assert_eq!(headers["parent_id"], json!("p1"));
+        assert_eq!(headers["argsrepr"], json!("(8, 9)"));
+        assert_eq!(headers["timelimit"], json!([5.0, 99.0]));
+        assert_eq!(headers["shadow"], json!("s"));
+        assert_eq!(outgoing.message.properties.priority, Some(9));
+        let body: Value = serde_json::from_slice(&outgoing.message.body).unwrap();
+        assert_eq!(body[0], json!([8, 9]));
+        assert_eq!(body[2]["callbacks"], json!([{"task": "cb"}]));
+    }
+
+    #[test]
+    fn a_task_may_lower_its_limit_but_not_raise_it() {
+        let request = request(json!({"timelimit": [30, 10]}));
+        let asked = |limit: Value| {
+            let retry = Retry {
+                options: json!({"time_limit": limit}).as_object().cloned().unwrap(),
+                ..Retry::default()
+            };
+            sent(&request, retry).message.headers.unwrap()["timelimit"].clone()
+        };
+        assert_eq!(asked(json!(1e9)), json!([30.0, 10.0]));
+        assert_eq!(asked(json!(5)), json!([5.0, 10.0]));
+        assert_eq!(asked(json!(null)), json!([30.0, 10.0]));
+    }
+}

@@ -1,0 +1,74 @@
+//! A connection to Redis that is made when it is needed and made again after it broke.
+
+use std::time::Duration;
+
+use redis::RedisError;
+use redis::aio::MultiplexedConnection;
+
+use crate::broker::Backoff;
+use crate::redis_url::RedisUrl;
+
+/// How long a command may take. Longer than any pause a healthy server makes, short enough to notice a dead peer.
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One connection for one job, with the pauses between the attempts to get it back.
+pub(crate) struct Link {
+    url: RedisUrl,
+    response_timeout: Duration,
+    connection: Option<MultiplexedConnection>,
+    backoff: Backoff,
+}
+
+impl Link {
+    /// A link that is not connected yet.
+    pub(crate) fn new(url: RedisUrl, response_timeout: Duration) -> Self {
+        Self {
+            url,
+            response_timeout,
+            connection: None,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Where it leads.
+    pub(crate) fn url(&self) -> &RedisUrl {
+        &self.url
+    }
+
+    /// Whether there is a connection that is not known to be broken.
+    pub(crate) fn is_up(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// The connection; one attempt is made when there is none.
+    pub(crate) async fn up(&mut self) -> Result<&mut MultiplexedConnection, RedisError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.url.connect(self.response_timeout).await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// What was asked of the connection worked: the next pause is a short one again.
+    pub(crate) fn worked(&mut self) {
+        self.backoff.reset();
+    }
+
+    /// What was asked failed: the next call of [`Link::up`] starts afresh, after the pause that is returned.
+    pub(crate) fn failed(&mut self) -> Duration {
+        self.connection = None;
+        self.backoff.next_pause()
+    }
+}
+
+/// Whether trying again is of no use: the server is there and refuses who we are or which database we ask for.
+pub(crate) fn is_refusal(error: &RedisError) -> bool {
+    use redis::{ErrorKind, ServerErrorKind};
+    match error.kind() {
+        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => true,
+        ErrorKind::Server(ServerErrorKind::ResponseError) => {
+            error.detail().is_some_and(|detail| detail.contains("DB index"))
+        }
+        _ => matches!(error.code(), Some("NOAUTH" | "WRONGPASS")),
+    }
+}

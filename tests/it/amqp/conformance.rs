@@ -1,0 +1,93 @@
+//! The rules for every broker, for this one.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use celerybox::broker::amqp::AmqpBroker;
+use celerybox::broker::{Broker, BrokerError, Delivery};
+use celerybox::message::Outgoing;
+use celerybox_tests::{RabbitMq, Vhost};
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::Receiver;
+
+use super::broker;
+use super::raw::{RawClient, table};
+use crate::conformance::{Fixture, conformance};
+
+/// A broker as a client uses it, which declares a queue before it publishes to it.
+struct Client {
+    broker: AmqpBroker,
+    declared: Mutex<BTreeSet<String>>,
+}
+
+#[async_trait]
+impl Broker for Client {
+    async fn consume(&self, queues: &[String], prefetch: u32) -> Result<Receiver<Delivery>, BrokerError> {
+        self.broker.consume(queues, prefetch).await
+    }
+
+    fn set_prefetch(&self, prefetch: u32) {
+        self.broker.set_prefetch(prefetch);
+    }
+
+    async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
+        let mut declared = self.declared.lock().await;
+        if declared.insert(outgoing.route.routing_key.clone()) {
+            self.broker.declare(&outgoing.route.routing_key).await?;
+        }
+        drop(declared);
+        self.broker.publish(outgoing).await
+    }
+
+    async fn cancel(&self) {
+        self.broker.cancel().await;
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        self.broker.close().await
+    }
+}
+
+#[async_trait]
+impl Fixture for Vhost {
+    async fn broker(&self) -> Box<dyn Broker> {
+        Box::new(Client {
+            broker: broker(&self.url()),
+            declared: Mutex::default(),
+        })
+    }
+
+    async fn queued(&self, queue: &str) -> usize {
+        RawClient::connect(self).counts(queue).ready as usize
+    }
+
+    async fn put_garbage(&self, queue: &str) {
+        let with_headers = |headers: &[u8]| [b"\x20\0", headers].concat();
+        // Tables in tables, far deeper than a stack is.
+        let mut nested = vec![0; 4];
+        while nested.len() < 100_000 {
+            nested = table(b"", &[b"F", &nested[..]].concat());
+        }
+        // RabbitMQ passes these on.
+        for properties in [
+            b"\0\0".to_vec(),
+            // Text that is not UTF-8: a name, a value, the content type.
+            with_headers(&table(b"\xff\xfe", b"V")),
+            with_headers(&table(b"id", b"S\0\0\0\x01\xff")),
+            b"\x80\0\x02\xc3\x28".to_vec(),
+            with_headers(&nested),
+        ] {
+            let mut client = RawClient::connect(self);
+            client.publish(queue, &properties, b"\xff\0\xfe");
+            assert!(client.is_alive(queue), "RabbitMQ took no offence before");
+        }
+        // RabbitMQ itself may hang up over a type that nobody knows, a list cut off, a table longer than the headers.
+        for value in [&b"?"[..], b"A\0\0\0\x02I\0", b"F\0\0\0\x05\x01aV\0\0"] {
+            let mut client = RawClient::connect(self);
+            client.publish(queue, &with_headers(&table(b"id", value)), b"x");
+            client.is_alive(queue);
+        }
+    }
+}
+
+conformance!(RabbitMq::vhost());

@@ -1,0 +1,154 @@
+//! What becomes of a message after it was delivered.
+
+use super::{
+    Fixture, close, id, message, next, next_many, next_within, nothing, nothing_is_left, publish, queue,
+    until_queued,
+};
+
+/// Verdicts given just before `close` are carried out too.
+pub(crate) async fn an_acknowledged_message_is_gone(fixture: &dyn Fixture) {
+    let queue = queue("ack");
+    let broker = fixture.broker().await;
+    publish(&*broker, &queue, 20).await;
+    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 0).await.unwrap();
+    for delivery in next_many(&mut deliveries, 20).await {
+        delivery.receipt.ack();
+    }
+    close(broker).await;
+    nothing_is_left(fixture, &queue).await;
+}
+
+/// `reject` without `requeue` drops the message.
+pub(crate) async fn a_rejected_message_is_gone(fixture: &dyn Fixture) {
+    let queue = queue("reject");
+    let broker = fixture.broker().await;
+    publish(&*broker, &queue, 2).await;
+    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    next(&mut deliveries).await.receipt.reject(false);
+    // Its slot is free again.
+    let delivery = next(&mut deliveries).await;
+    assert_eq!(id(&delivery), "1");
+    delivery.receipt.reject(false);
+    close(broker).await;
+    nothing_is_left(fixture, &queue).await;
+}
+
+/// `reject` with `requeue` puts the message back, and whoever gets it sees that it had been delivered.
+pub(crate) async fn a_requeued_message_comes_back_as_redelivered(fixture: &dyn Fixture) {
+    let queue = queue("requeue");
+    let broker = fixture.broker().await;
+    let sent = message(&queue, "again");
+    broker.publish(sent.clone()).await.unwrap();
+    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let delivery = next(&mut deliveries).await;
+    assert!(!delivery.redelivered);
+    delivery.receipt.reject(true);
+    let delivery = next(&mut deliveries).await;
+    assert!(delivery.redelivered);
+    assert_eq!(id(&delivery), "again");
+    assert_eq!(delivery.message.body, sent.message.body);
+    assert_eq!(delivery.message.properties, sent.message.properties);
+    assert_eq!(delivery.route, sent.route);
+    delivery.receipt.ack();
+    close(broker).await;
+    nothing_is_left(fixture, &queue).await;
+}
+
+/// `close` gives back what was delivered and not settled, received or still in the channel.
+pub(crate) async fn closing_gives_back_what_is_not_settled(fixture: &dyn Fixture) {
+    let queue = queue("close");
+    let broker = fixture.broker().await;
+    publish(&*broker, &queue, 6).await;
+    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 4).await.unwrap();
+    next(&mut deliveries).await.receipt.ack();
+    let held = next(&mut deliveries).await;
+    close(broker).await;
+    until_queued(fixture, &queue, 5).await;
+    // Too late: it went back.
+    held.receipt.ack();
+    let broker = fixture.broker().await;
+    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 0).await.unwrap();
+    let mut seen = Vec::new();
+    for delivery in next_many(&mut deliveries, 5).await {
+        if id(&delivery) == "1" {
+            assert!(delivery.redelivered);
+        }
+        seen.push(id(&delivery));
+        delivery.receipt.ack();
+    }
+    seen.sort();
+    assert_eq!(seen, ["1", "2", "3", "4", "5"]);
+    close(broker).await;
+    nothing_is_left(fixture, &queue).await;
+}
+
+/// What a worker held that was killed is delivered to another one.
+pub(crate) async fn a_killed_broker_loses_nothing(fixture: &dyn Fixture) {
+    let queue = queue("kill");
+    let broker = fixture.broker().await;
+    publish(&*broker, &queue, 10).await;
+    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 4).await.unwrap();
+    let held = next_many(&mut deliveries, 4).await;
+    let survivor = fixture.broker().await;
+    let mut others = survivor.consume(std::slice::from_ref(&queue), 0).await.unwrap();
+    for delivery in next_many(&mut others, 6).await {
+        assert!(!delivery.redelivered);
+        delivery.receipt.ack();
+    }
+    nothing(&mut others).await;
+    fixture.kill(broker).await;
+    let mut seen = Vec::new();
+    for _ in 0..held.len() {
+        let delivery = next_within(&mut others, fixture.restored_within()).await;
+        assert!(delivery.redelivered);
+        seen.push(id(&delivery));
+        delivery.receipt.ack();
+    }
+    seen.sort();
+    assert_eq!(seen, ["0", "1", "2", "3"]);
+    close(survivor).await;
+    nothing_is_left(fixture, &queue).await;
+}
+
+/// Dropping a delivery is no verdict: it keeps its slot, and goes back in the end.
+pub(crate) async fn a_dropped_receipt_settles_nothing(fixture: &dyn Fixture) {
+    let queue = queue("dropped");
+    let broker = fixture.broker().await;
+    publish(&*broker, &queue, 2).await;
+    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    drop(next(&mut deliveries).await);
+    nothing(&mut deliveries).await;
+    close(broker).await;
+    until_queued(fixture, &queue, 2).await;
+}
+
+/// `cancel` ends the stream, not the right to settle.
+pub(crate) async fn after_cancel_receipts_still_work(fixture: &dyn Fixture) {
+    let queue = queue("cancel");
+    let broker = fixture.broker().await;
+    publish(&*broker, &queue, 2).await;
+    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 2).await.unwrap();
+    let held = next_many(&mut deliveries, 2).await;
+    broker.cancel().await;
+    broker.publish(message(&queue, "late")).await.unwrap();
+    // The channel ends, and nothing more comes through it, although settling frees the slots.
+    let mut held = held.into_iter();
+    held.next().unwrap().receipt.ack();
+    held.next().unwrap().receipt.reject(true);
+    let rest = tokio::time::timeout(super::DEADLINE, deliveries.recv()).await;
+    assert!(rest.expect("the channel ends").is_none());
+    until_queued(fixture, &queue, 2).await;
+    close(broker).await;
+
+    let broker = fixture.broker().await;
+    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 0).await.unwrap();
+    let mut seen = Vec::new();
+    for delivery in next_many(&mut deliveries, 2).await {
+        seen.push((id(&delivery), delivery.redelivered));
+        delivery.receipt.ack();
+    }
+    seen.sort();
+    assert_eq!(seen, [("1".into(), true), ("late".into(), false)]);
+    close(broker).await;
+    nothing_is_left(fixture, &queue).await;
+}

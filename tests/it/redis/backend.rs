@@ -1,0 +1,220 @@
+//! Results in Redis.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use celerybox::backend::redis::{Options, RedisBackend};
+use celerybox::backend::{BackendError, ResultBackend, StoredResult};
+use celerybox::outcome::State;
+use celerybox_tests::{Place, Redis, python};
+use serde_json::{Value, json};
+
+use super::{redis_cli, result_backend, until};
+
+fn result(id: &str, state: State, value: Value) -> StoredResult {
+    let status = state.as_str();
+    let meta = json!({"status": status, "result": value, "traceback": null, "children": [], "task_id": id});
+    StoredResult {
+        task_id: id.to_owned(),
+        meta: meta.to_string(),
+        state,
+        reply_to: None,
+        correlation_id: None,
+    }
+}
+
+fn key(id: &str) -> String {
+    format!("celery-task-meta-{id}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_is_fetched() {
+    let server = Redis::start();
+    let backend = result_backend(&server);
+    assert_eq!(backend.fetch("1").await.unwrap(), None);
+    for state in [
+        State::Started,
+        State::Retry,
+        State::Custom("PROGRESS".into()),
+        State::Failure,
+        State::Success,
+    ] {
+        let stored = result("1", state, json!([1, "schöne Grüße"]));
+        backend.store(stored.clone()).await.unwrap();
+        assert_eq!(backend.fetch("1").await.unwrap(), Some(stored.meta));
+    }
+}
+
+/// Whoever wrote the SUCCESS and however it is spelled. Only the document's own status counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_over_success() {
+    let server = Redis::start();
+    let backend = result_backend(&server);
+    for (stored, stays) in [
+        (r#"{"status": "SUCCESS", "result": 1}"#, true),
+        (r#"{"status":"SUCCESS","result":1}"#, true),
+        ("{\n  \"status\" : \"SUCCESS\"}", true),
+        (r#"{"result": 1, "status": "SUCCESS"}"#, true),
+        (r#"{"status": "FAILURE", "result": {"status": "SUCCESS"}}"#, false),
+        (
+            r#"{"status": "PROGRESS", "result": "\"status\": \"SUCCESS\""}"#,
+            false,
+        ),
+        (r#"{"status": "STARTED"}"#, false),
+        (r#"["SUCCESS"]"#, false),
+        ("\"SUCCESS\"", false),
+        ("not JSON with \"SUCCESS\" in it", false),
+        ("", false),
+    ] {
+        server.command(&["SET", &key("1"), stored]);
+        let failure = result("1", State::Failure, json!("late"));
+        backend.store(failure.clone()).await.unwrap();
+        let expected = if stays { stored } else { &failure.meta };
+        assert_eq!(
+            server.command(&["GET", &key("1")]).text(),
+            expected,
+            "over {stored}"
+        );
+    }
+    let binary = r"return redis.call('SET', KEYS[1], '\255\0SUCCESS')";
+    server.command(&["EVAL", binary, "1", &key("1")]);
+    assert!(backend.fetch("1").await.is_err(), "no text, and so no document");
+    backend
+        .store(result("1", State::Success, json!(2)))
+        .await
+        .unwrap();
+    assert_eq!(server.result("1").unwrap()["result"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_expire_and_failures_at_their_own_time() {
+    let server = Redis::start();
+    let ttl = |id: &str| server.command(&["TTL", &key(id)]).integer();
+    let backend = result_backend(&server);
+    backend
+        .store(result("default", State::Success, json!(1)))
+        .await
+        .unwrap();
+    assert!((86_390..=86_400).contains(&ttl("default")));
+    let options = Options {
+        result_expires: None,
+        result_failure_expires: Some(Duration::from_secs(100)),
+        ..Options::default()
+    };
+    let backend = RedisBackend::new(&server.url(), options).unwrap();
+    backend
+        .store(result("kept", State::Success, json!(1)))
+        .await
+        .unwrap();
+    backend
+        .store(result("failed", State::Failure, json!(1)))
+        .await
+        .unwrap();
+    assert_eq!(ttl("kept"), -1);
+    assert!((90..=100).contains(&ttl("failed")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_prefix_is_kombus() {
+    let server = Redis::start();
+    let options = Options {
+        global_keyprefix: "app".into(),
+        ..Options::default()
+    };
+    let backend = RedisBackend::new(&server.url(), options).unwrap();
+    backend
+        .store(result("1", State::Success, json!(1)))
+        .await
+        .unwrap();
+    assert_eq!(server.command(&["EXISTS", "app_celery-task-meta-1"]).integer(), 1);
+    assert!(backend.fetch("1").await.unwrap().is_some());
+}
+
+/// Results of many tasks at once share round trips; each is stored, and a key of another kind is no obstacle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once() {
+    let server = Redis::start();
+    let backend = Arc::new(result_backend(&server));
+    server.command(&["LPUSH", &key("13"), "a list"]);
+    let mut storing = tokio::task::JoinSet::new();
+    for n in 0..2000 {
+        let backend = Arc::clone(&backend);
+        storing.spawn(async move {
+            (
+                n,
+                backend
+                    .store(result(&n.to_string(), State::Success, json!(n)))
+                    .await,
+            )
+        });
+    }
+    while let Some(stored) = storing.join_next().await {
+        let (n, stored) = stored.unwrap();
+        assert!(stored.is_ok(), "{n}: {stored:?}");
+    }
+    for n in [0, 12, 13, 14, 999, 1999] {
+        assert_eq!(server.result(&n.to_string()).unwrap()["result"], n);
+    }
+}
+
+/// A client that waits in `get()` is told, of every state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_python_client_sees_every_state_at_once() {
+    let place = Place::redis();
+    let url = place.backend_url();
+    let backend = RedisBackend::new(&url, Options::default()).unwrap();
+    let client = std::thread::spawn(move || python(&place, "redis_kombu.py", &["get", "1"]));
+    let subscribed = || redis_cli(&url, &["PUBSUB", "NUMSUB", &key("1")]).ends_with('1');
+    until("the client has subscribed", subscribed).await;
+    let progress = State::Custom("PROGRESS".into());
+    for (state, value) in [
+        (State::Started, json!({})),
+        (progress, json!({"done": 1})),
+        (State::Success, json!(7)),
+    ] {
+        backend.store(result("1", state, value)).await.unwrap();
+    }
+    let seen = tokio::task::spawn_blocking(|| client.join().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(seen, json!([7, ["STARTED", "PROGRESS", "SUCCESS"]]));
+}
+
+/// A server that is away for a moment delays a result; one that stays away is an error after a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!(
+        "redis://:secret@127.0.0.1:{}/0",
+        listener.local_addr().unwrap().port()
+    );
+    drop(listener);
+    let options = Options {
+        patience: Duration::from_secs(1),
+        ..Options::default()
+    };
+    let backend = RedisBackend::new(&url, options).unwrap();
+    let started = Instant::now();
+    let error = backend
+        .store(result("1", State::Success, json!(1)))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, BackendError::Connection(_)), "{error:?}");
+    assert!(!error.to_string().contains("secret"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+
+    let server = Redis::start();
+    let backend = result_backend(&server);
+    for n in 0..20 {
+        server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        // The scripts are gone, too, as after a restart.
+        server.command(&["SCRIPT", "FLUSH"]);
+        backend
+            .store(result(&n.to_string(), State::Success, json!(n)))
+            .await
+            .unwrap();
+        assert!(backend.fetch(&n.to_string()).await.unwrap().is_some());
+    }
+    until("the last one is there", || server.result("19").is_some()).await;
+}
