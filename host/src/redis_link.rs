@@ -72,3 +72,18 @@ pub(crate) fn is_refusal(error: &RedisError) -> bool {
         _ => matches!(error.code(), Some("NOAUTH" | "WRONGPASS")),
     }
 }
+
+/// Whether the server refused a command for a reason that passes: it is starting, or changing its role.
+pub(crate) fn is_passing(error: &RedisError) -> bool {
+    use redis::{ErrorKind, ServerErrorKind as Server};
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            Server::BusyLoading
+                | Server::MasterDown
+                | Server::ReadOnly
+                | Server::TryAgain
+                | Server::ClusterDown
+        )
+    )
+}

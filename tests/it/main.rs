@@ -1,5 +1,8 @@
 //! The black-box tests: real servers, real workers, real Python clients.
 
+// Everything here is reachable from this one binary only.
+#![allow(unreachable_pub)]
+
 mod amqp;
 mod cli;
 mod conformance;

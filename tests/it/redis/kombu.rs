@@ -7,7 +7,7 @@ use celerybox::broker::Broker;
 use celerybox_tests::{Place, python};
 use serde_json::{Value, json};
 
-use super::{broker_at, visibility};
+use super::{broker_at, until, visibility};
 use crate::conformance::{close, id, next_many, publish};
 
 /// Runs a command of `tests/interop/redis_kombu.py`.
@@ -55,7 +55,15 @@ async fn we_restore_what_kombu_left() {
     let mut place = Place::redis();
     kombu(&place, &["publish", "q", "0", "3", "9"]);
     kombu(&place, &["take", "q", "3", "die"]);
-    let broker = broker(&place, SECOND);
+    let sweeper = broker(&place, SECOND);
+    let elsewhere = sweeper.consume(&["other".to_owned()], 1).await.unwrap();
+    until("each is in the list of its priority", || {
+        ["q", "q\x06\x163", "q\x06\x169"].map(|list| place.redis_broker().list_length(list)) == [1, 1, 1]
+    })
+    .await;
+    close(sweeper).await;
+    drop(elsewhere);
+    let broker = broker(&place, HOUR);
     let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
     let mut ids = BTreeSet::new();
     for delivery in next_many(&mut deliveries, 3).await {

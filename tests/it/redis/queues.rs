@@ -207,3 +207,45 @@ async fn every_key_has_the_prefix() {
     close(broker).await;
     assert_eq!(server.list_length("app:q"), 2);
 }
+
+/// A key of another kind where a list should be is reported, and the other lists are served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_is_no_list_does_not_stop_the_others() {
+    let server = Redis::start();
+    server.command(&["SET", "bad", "not a list"]);
+    let broker = broker(&server);
+    let queues = ["bad", "good"].map(str::to_owned);
+    let mut deliveries = broker.consume(&queues, 0).await.unwrap();
+    for n in 0..3 {
+        broker.publish(message("good", &n.to_string())).await.unwrap();
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(id(&delivery), n.to_string());
+        delivery.receipt.ack();
+    }
+    assert!(broker.publish(message("bad", "lost")).await.is_err());
+    close(broker).await;
+    assert_eq!(server.command(&["GET", "bad"]).text(), "not a list");
+}
+
+/// When messages cannot be recorded they are not taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_recorded_is_not_taken() {
+    let server = Redis::start();
+    let broker = broker(&server);
+    for key in ["unacked", "unacked_index"] {
+        server.command(&["FLUSHDB"]);
+        server.command(&["SET", key, "in the way"]);
+        publish(&*broker, "q", 5).await;
+        let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+        crate::conformance::nothing(&mut deliveries).await;
+        assert_eq!(server.list_length("q"), 5);
+        server.command(&["DEL", key]);
+        for (n, delivery) in next_many(&mut deliveries, 5).await.into_iter().enumerate() {
+            assert_eq!(id(&delivery), n.to_string());
+            delivery.receipt.ack();
+        }
+        broker.cancel().await;
+    }
+    until("all is acknowledged", || server.unacked() == 0).await;
+    close(broker).await;
+}

@@ -171,8 +171,8 @@ pub(crate) fn component(text: &str) -> Vec<u8> {
     let (resolve, world) = world();
     wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
         .expect("the world is sound");
-    let mut encoder = ComponentEncoder::default();
-    let encoded = encoder.module(&module).and_then(ComponentEncoder::encode);
+    let encoder = ComponentEncoder::default();
+    let encoded = encoder.module(&module).and_then(|mut encoder| encoder.encode());
     encoded.unwrap_or_else(|error| panic!("{error:?}\n{text}"))
 }
 

@@ -22,6 +22,9 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("take.
 /// fetcher looks as often without being told.
 const WAIT: Duration = Duration::from_secs(5);
 
+/// The longest pause where the connection of the fetcher itself is not the trouble.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// How long to let settled messages add up to a better batch.
 const GATHER: Duration = Duration::from_millis(1);
 
@@ -57,8 +60,18 @@ impl Fetcher {
                     }
                 }
                 Err(error) => {
-                    let pause = self.link.failed();
-                    report(&self.link, &error, pause);
+                    let mut pause = self.link.failed();
+                    if error.is_unrecoverable_error() {
+                        report(&self.link, &error, pause);
+                    } else {
+                        // The server is there. It may be loading its data, or one list is no list: others go on.
+                        pause = pause.min(LONGEST_PAUSE);
+                        tracing::error!(
+                            "consumer: Cannot take messages from {}: {error}. Trying again in {:.2} seconds...",
+                            self.link.url(),
+                            pause.as_secs_f64()
+                        );
+                    }
                     tokio::select! {
                         () = sleep(pause) => {}
                         () = stopped(&mut self.stop) => break,
@@ -225,7 +238,7 @@ async fn wait(mut link: Link, key: String, armed: Arc<Notify>, found: Arc<Notify
                     }
                 }
                 Err(error) => {
-                    let pause = link.failed();
+                    let pause = link.failed().min(LONGEST_PAUSE);
                     tracing::debug!("waiting for messages on {}: {error}", link.url());
                     found.notify_one();
                     sleep(pause).await;

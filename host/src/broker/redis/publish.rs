@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{RedisResult, Value};
+use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
@@ -11,7 +11,7 @@ use super::keys::Keys;
 use super::restore::{bindings, queues};
 use crate::broker::BrokerError;
 use crate::message::Route;
-use crate::redis_link::Link;
+use crate::redis_link::{Link, is_passing};
 
 /// At most this many messages in one round trip.
 const BATCH: usize = 128;
@@ -37,42 +37,55 @@ pub(super) async fn run(mut letters: mpsc::Receiver<Letter>, mut link: Link, key
     let mut batch = Vec::with_capacity(BATCH);
     while letters.recv_many(&mut batch, BATCH).await > 0 {
         let deadline = Instant::now() + PATIENCE;
-        let outcome = loop {
-            match send(&mut link, &keys, &batch).await {
-                Ok(answers) => break Ok(answers),
-                Err(error) => {
-                    let pause = link.failed().min(LONGEST_PAUSE);
-                    if Instant::now() + pause >= deadline {
-                        break Err(format!("Cannot publish to {}: {error}", link.url()));
-                    }
-                    tracing::warn!(
-                        "Cannot publish to {}: {error}. Trying again in {:.2} seconds...",
-                        link.url(),
-                        pause.as_secs_f64()
-                    );
-                    sleep(pause).await;
-                }
-            }
-        };
-        // A caller that stopped waiting does not want its answer.
-        match outcome {
-            Ok(answers) => {
+        loop {
+            let problem = match send(&mut link, &keys, &batch).await {
+                Ok(outcomes) => answer(&mut batch, outcomes),
+                Err(error) => Some(error),
+            };
+            let Some(error) = problem else {
                 link.worked();
-                for (letter, answer) in batch.drain(..).zip(answers) {
-                    let _ = letter.answer.send(answer);
-                }
-            }
-            Err(reason) => {
+                break;
+            };
+            let pause = link.failed().min(LONGEST_PAUSE);
+            if Instant::now() + pause >= deadline {
                 for letter in batch.drain(..) {
-                    let _ = letter.answer.send(Err(BrokerError::Connection(reason.clone())));
+                    let reason = format!("Cannot publish to {}: {error}", link.url());
+                    let _ = letter.answer.send(Err(BrokerError::Connection(reason)));
                 }
+                break;
             }
+            tracing::warn!(
+                "Cannot publish to {}: {error}. Trying again in {:.2} seconds...",
+                link.url(),
+                pause.as_secs_f64()
+            );
+            sleep(pause).await;
         }
     }
 }
 
-/// One attempt; an answer for each letter. A message that no queue is bound for goes nowhere, as in kombu.
-async fn send(link: &mut Link, keys: &Keys, letters: &[Letter]) -> RedisResult<Vec<Result<(), BrokerError>>> {
+/// Answers the letters that were sent or refused for good. Those refused for a reason that passes stay; the reason.
+fn answer(batch: &mut Vec<Letter>, outcomes: Vec<RedisResult<()>>) -> Option<RedisError> {
+    let (mut left, mut problem) = (Vec::new(), None);
+    for (letter, outcome) in batch.drain(..).zip(outcomes) {
+        match outcome {
+            Err(error) if is_passing(&error) => {
+                left.push(letter);
+                problem = Some(error);
+            }
+            // A caller that stopped waiting does not want its answer.
+            outcome => {
+                let refused = |error: RedisError| BrokerError::Refused(error.to_string());
+                let _ = letter.answer.send(outcome.map_err(refused));
+            }
+        }
+    }
+    *batch = left;
+    problem
+}
+
+/// One attempt; an outcome for each letter. A message that no queue is bound for goes nowhere, as in kombu.
+async fn send(link: &mut Link, keys: &Keys, letters: &[Letter]) -> RedisResult<Vec<RedisResult<()>>> {
     let connection = link.up().await?;
     let exchanges = letters.iter().map(|letter| letter.route.exchange.as_str());
     let bindings = bindings(connection, keys, exchanges).await?;
@@ -95,10 +108,7 @@ async fn send(link: &mut Link, keys: &Keys, letters: &[Letter]) -> RedisResult<V
     let mut answers = answers.into_iter();
     let of_letter = |copies: usize| {
         let failed = answers.by_ref().take(copies).filter_map(Result::err).last();
-        match failed {
-            Some(error) => Err(BrokerError::Refused(error.to_string())),
-            None => Ok(()),
-        }
+        failed.map_or(Ok(()), Err)
     };
     Ok(copies.into_iter().map(of_letter).collect())
 }
