@@ -23,8 +23,7 @@ use crate::task::Definition;
 const MOST_TASKS: usize = 256;
 /// How long a component may take to declare them.
 const DESCRIBE_TIME: Duration = Duration::from_secs(2);
-/// What it may use for that.
-const DESCRIBE_MEMORY: usize = 64 * 1024 * 1024;
+/// What it may use for that, beside its memory.
 const DESCRIBE_BYTES: usize = 256 * 1024;
 const DESCRIBE_FUEL: u64 = 1_000_000_000;
 /// The longest text of a definition, bytes.
@@ -128,8 +127,8 @@ fn compile(inner: &Inner, path: &Path) -> Result<Compiled, LoadError> {
     let component = match cached {
         Some(component) => component,
         None => {
-            let component =
-                wasmtime::component::Component::from_binary(&inner.engine, &bytes).map_err(invalid)?;
+            let component = wasmtime::component::Component::from_binary(&inner.engine, &bytes);
+            let component = component.map_err(|error| not_compiled(&error, &inner.limits))?;
             if let Some(cache) = &inner.cache {
                 cache.save(&inner.engine, &digest, &component);
             }
@@ -177,6 +176,30 @@ fn check_kind(bytes: &[u8]) -> Result<(), LoadError> {
     }
 }
 
+/// Why wasmtime does not take a component. That it is too large for the pool, it tells in words only.
+fn not_compiled(error: &wasmtime::Error, limits: &Limits) -> LoadError {
+    let text = format!("{error:#}");
+    let limit = [
+        ("minimum byte size", format!("limits.memory: {}", limits.memory)),
+        (
+            "core module instances",
+            format!("limits.instances: {}", limits.instances),
+        ),
+        ("linear memories", format!("limits.memories: {}", limits.memories)),
+        (
+            "minimum element",
+            format!("limits.table_elements: {}", limits.table_elements),
+        ),
+        ("tables", format!("limits.tables: {}", limits.tables)),
+    ]
+    .into_iter()
+    .find(|(says, _)| text.contains("pooling allocator") && text.contains(says));
+    match limit {
+        Some((_, limit)) => LoadError::Limit(format!("{} ({limit})", error.root_cause())),
+        None => LoadError::Invalid(text),
+    }
+}
+
 /// Refuses at once what could never start. Answers how many memories a run takes from the pool.
 fn check_needs(component: &wasmtime::component::Component, limits: &Limits) -> Result<u32, LoadError> {
     let Some(needs) = component.resources_required() else {
@@ -216,7 +239,6 @@ async fn describe(
     memories: u32,
 ) -> Result<Vec<Definition>, LoadError> {
     let limits = Arc::new(Limits {
-        memory: inner.limits.memory.min(DESCRIBE_MEMORY),
         host_call_bytes: inner.limits.host_call_bytes.min(DESCRIBE_BYTES),
         host_calls: 1000,
         output: 4096,

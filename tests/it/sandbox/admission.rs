@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use celerybox::sandbox::{Limits, LoadError};
+use celerybox::sandbox::{Limits, LoadError, Sandbox};
 
 use super::component::Guest;
 use super::{Attack, Lab, value};
@@ -57,23 +57,34 @@ async fn t30_a_large_file_is_not_read_to_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t31_and_t33_only_components_in_the_binary_format_are_taken() {
     let lab = Lab::new().await;
-    let elf = {
-        let mut elf = vec![0; 4096];
-        elf[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\xc8\0\0\0\0\0\0\0\0\x01\0\0\0");
-        elf
-    };
+    let machine_code = compiled(&lab).await;
     let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     for (bytes, part) in [
         (b"(component)".to_vec(), "not a WebAssembly component"),
         (Vec::new(), "not a WebAssembly component"),
         (wat::parse_str("(module)").unwrap(), "core module"),
-        (elf, "machine code"),
+        (machine_code, "machine code"),
         (own.get(..4096).unwrap().to_vec(), "not a WebAssembly component"),
     ] {
         let error = lab.refused(&bytes).await;
         assert!(matches!(&error, LoadError::NotAComponent(_)), "{error}");
         assert!(error.to_string().contains(part), "{error}");
     }
+}
+
+/// Code that wasmtime made, out of a cache's file: it is behind 8 bytes that say so and a HMAC of 32.
+async fn compiled(lab: &Lab) -> Vec<u8> {
+    let cache = lab.folder().join("cache");
+    let sandbox = Sandbox::new(Limits::default(), 1, Some(cache.clone())).unwrap();
+    sandbox
+        .load(&lab.file(&Guest::default().component()))
+        .await
+        .unwrap();
+    let mut files = std::fs::read_dir(cache)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let file = files.find(|file| file.extension().is_some_and(|extension| extension == "code"));
+    std::fs::read(file.unwrap()).unwrap().split_off(8 + 32)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,25 +28,25 @@ const WORLD: &str = "
 ";
 
 /// The parts of a guest; every part has a harmless default.
-pub struct Guest {
+pub(crate) struct Guest {
     /// Its task.
-    pub task: &'static str,
+    pub(crate) task: &'static str,
     /// The memory.
-    pub memory: &'static str,
+    pub(crate) memory: &'static str,
     /// Imports, in front of everything else.
-    pub imports: &'static str,
+    pub(crate) imports: &'static str,
     /// Globals, tables, functions, `start`.
-    pub fields: &'static str,
+    pub(crate) fields: &'static str,
     /// What `run` does; the default returns its positional arguments.
-    pub run: String,
+    pub(crate) run: String,
     /// What `cabi_realloc` does before it hands out memory.
-    pub realloc: &'static str,
+    pub(crate) realloc: &'static str,
     /// What the post-return function of `run` does.
-    pub post: &'static str,
+    pub(crate) post: &'static str,
     /// What `tasks` does before it answers.
-    pub describe: &'static str,
+    pub(crate) describe: &'static str,
     /// The names of the tasks it declares, the first one apart from `task`.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
 }
 
 impl Default for Guest {
@@ -72,7 +72,7 @@ const TASKS: u32 = 1024;
 impl Guest {
     /// A guest whose `run` is this code. It has the parameters `$task`, `$args`, `$kwargs` and their lengths, and the
     /// functions `$ok` (of a text: address, length) and `$number`.
-    pub fn running(run: &str) -> Self {
+    pub(crate) fn running(run: &str) -> Self {
         Self {
             run: run.into(),
             ..Self::default()
@@ -80,7 +80,7 @@ impl Guest {
     }
 
     /// The component.
-    pub fn component(&self) -> Vec<u8> {
+    pub(crate) fn component(&self) -> Vec<u8> {
         component(&self.text())
     }
 
@@ -166,7 +166,7 @@ impl Guest {
 }
 
 /// Makes a core module in WAT a component that exports a handler.
-pub fn component(text: &str) -> Vec<u8> {
+pub(crate) fn component(text: &str) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let (resolve, world) = world();
     wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)

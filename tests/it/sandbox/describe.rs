@@ -32,8 +32,8 @@ async fn t36_a_declaration_that_traps_loops_or_grows_is_refused() {
     assert!(error.contains("unreachable"), "{error}");
     let error = refused(describe("(loop $for-ever (br $for-ever))")).await;
     assert!(error.contains("longer than 2 s"), "{error}");
-    let error = refused(describe("(drop (call $allocate (i32.const 100000000)))")).await;
-    assert!(error.contains("67108864 bytes of memory"), "{error}");
+    let error = refused(describe("(drop (call $allocate (i32.const 200000000)))")).await;
+    assert!(error.contains("134217728 bytes of memory"), "{error}");
     let error = refused(Guest {
         fields: "(func $down (call $down))",
         ..describe("(call $down)")

@@ -114,7 +114,7 @@ async fn t09_a_result_has_to_be_json_of_a_bounded_size() {
         .await;
     assert_fails(run, "ValueError", "limits.result");
     let run = lab
-        .run_hostile("hostile.long", Attack::with(json!([40_000_000])))
+        .run_hostile("hostile.long", Attack::with(json!([8_000_000])))
         .await;
     assert_fails(run, "ValueError", "limits.host_call_bytes");
 

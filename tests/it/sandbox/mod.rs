@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_millis(700);
 
 /// A sandbox with a neighbour in it that answers with its arguments.
-pub struct Lab {
+pub(crate) struct Lab {
     sandbox: Sandbox,
     neighbour: Arc<Component>,
     folder: tempfile::TempDir,
@@ -45,13 +45,13 @@ pub struct Lab {
 
 /// What to run, and how.
 #[derive(Clone)]
-pub struct Attack {
+pub(crate) struct Attack {
     /// The positional arguments.
-    pub args: String,
+    pub(crate) args: String,
     /// The hard limit.
-    pub hard: Option<Duration>,
+    pub(crate) hard: Option<Duration>,
     /// The soft limit.
-    pub soft: Option<Duration>,
+    pub(crate) soft: Option<Duration>,
 }
 
 impl Default for Attack {
@@ -66,7 +66,7 @@ impl Default for Attack {
 
 impl Attack {
     /// A run that only its hard limit ends.
-    pub fn endless() -> Self {
+    pub(crate) fn endless() -> Self {
         Self {
             hard: Some(HARD),
             ..Self::default()
@@ -74,7 +74,7 @@ impl Attack {
     }
 
     /// A run with these arguments.
-    pub fn with(args: Value) -> Self {
+    pub(crate) fn with(args: Value) -> Self {
         Self {
             args: args.to_string(),
             ..Self::default()
@@ -83,11 +83,11 @@ impl Attack {
 }
 
 impl Lab {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(Limits::default()).await
     }
 
-    pub async fn with(limits: Limits) -> Self {
+    pub(crate) async fn with(limits: Limits) -> Self {
         let sandbox = Sandbox::new(limits, 16, None).expect("a sandbox");
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("neighbour.wasm");
@@ -107,19 +107,19 @@ impl Lab {
     }
 
     /// Writes a component's file.
-    pub fn file(&self, bytes: &[u8]) -> PathBuf {
+    pub(crate) fn file(&self, bytes: &[u8]) -> PathBuf {
         let n = self.files.fetch_add(1, Ordering::Relaxed);
         let file = self.folder.path().join(format!("guest{n}.wasm"));
         std::fs::write(&file, bytes).expect("a file");
         file
     }
 
-    pub async fn load(&self, bytes: &[u8]) -> Result<Arc<Component>, LoadError> {
+    pub(crate) async fn load(&self, bytes: &[u8]) -> Result<Arc<Component>, LoadError> {
         self.sandbox.load(&self.file(bytes)).await.map(Arc::new)
     }
 
     /// Loads what has to be refused; afterwards the neighbour serves and the pool is empty.
-    pub async fn refused(&self, bytes: &[u8]) -> LoadError {
+    pub(crate) async fn refused(&self, bytes: &[u8]) -> LoadError {
         let error = match self.load(bytes).await {
             Ok(component) => panic!("{component:?} was loaded"),
             Err(error) => error,
@@ -129,13 +129,13 @@ impl Lab {
     }
 
     /// The component of the Rust guest.
-    pub async fn hostile(&self) -> Arc<Component> {
+    pub(crate) async fn hostile(&self) -> Arc<Component> {
         let file = guests().join("hostile.wasm");
         Arc::new(self.sandbox.load(&file).await.expect("the hostile guest"))
     }
 
     /// Runs a task while the neighbour is asked again and again.
-    pub async fn attack(&self, guest: &Arc<Component>, task: &str, attack: Attack) -> Run {
+    pub(crate) async fn attack(&self, guest: &Arc<Component>, task: &str, attack: Attack) -> Run {
         let call = self.call(guest, task, &attack);
         let running = {
             let guest = Arc::clone(guest);
@@ -161,19 +161,19 @@ impl Lab {
     }
 
     /// Makes a component of the guest and runs its task.
-    pub async fn run(&self, guest: &Guest, attack: Attack) -> Run {
+    pub(crate) async fn run(&self, guest: &Guest, attack: Attack) -> Run {
         let component = self.load(&guest.component()).await.expect("the guest");
         self.attack(&component, guest.task, attack).await
     }
 
     /// Runs a task of the Rust guest.
-    pub async fn run_hostile(&self, task: &str, attack: Attack) -> Run {
+    pub(crate) async fn run_hostile(&self, task: &str, attack: Attack) -> Run {
         let component = self.hostile().await;
         self.attack(&component, task, attack).await
     }
 
     /// The neighbour answers, and nothing is left of others.
-    pub async fn is_well(&self) {
+    pub(crate) async fn is_well(&self) {
         self.ask_neighbour().await;
         assert_eq!(
             self.sandbox.occupancy(),
@@ -214,15 +214,15 @@ impl Lab {
     }
 
     /// What was stored with `update-state`.
-    pub fn states(&self) -> Vec<(String, String)> {
+    pub(crate) fn states(&self) -> Vec<(String, String)> {
         self.states.lock().expect("no panic before").clone()
     }
 
-    pub fn sandbox(&self) -> &Sandbox {
+    pub(crate) fn sandbox(&self) -> &Sandbox {
         &self.sandbox
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 }
@@ -247,7 +247,7 @@ fn message(task: &str, args: &str) -> Request {
 }
 
 /// The failure of a run that has to fail.
-pub fn failure(run: Run) -> Failure {
+pub(crate) fn failure(run: Run) -> Failure {
     match run.outcome {
         Outcome::Failure(failure) => failure,
         other => panic!("{other:?}"),
@@ -255,7 +255,7 @@ pub fn failure(run: Run) -> Failure {
 }
 
 /// The value of a run that has to succeed.
-pub fn value(run: &Run) -> Value {
+pub(crate) fn value(run: &Run) -> Value {
     match &run.outcome {
         Outcome::Success(json) => serde_json::from_str(json).expect("a result is JSON"),
         other => panic!("{other:?}\n{}", run.output),
@@ -263,7 +263,7 @@ pub fn value(run: &Run) -> Value {
 }
 
 /// The run was ended by its hard limit, in time.
-pub fn assert_hard_limit(run: &Run) {
+pub(crate) fn assert_hard_limit(run: &Run) {
     assert_eq!(run.outcome, Outcome::TimeLimit(HARD.as_secs_f64()));
     assert!(run.duration >= HARD, "after {:?}", run.duration);
     assert!(run.duration < HARD + LATE, "after {:?}", run.duration);
@@ -271,7 +271,7 @@ pub fn assert_hard_limit(run: &Run) {
 
 /// The failure is of this class, and its text has this part.
 #[track_caller]
-pub fn assert_fails(run: Run, class: &str, part: &str) -> Failure {
+pub(crate) fn assert_fails(run: Run, class: &str, part: &str) -> Failure {
     let failure = failure(run);
     assert_eq!(failure.exc_type, class, "{failure:?}");
     assert!(failure.repr().contains(part), "{failure:?}");

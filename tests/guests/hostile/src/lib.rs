@@ -65,6 +65,8 @@ fn floods(bytes: usize) -> Result<usize, TaskError> {
         std::io::stderr().write_all(part)?;
         left -= part.len();
     }
+    // Nobody else writes what Rust still holds back.
+    std::io::stdout().flush()?;
     Ok(bytes)
 }
 
