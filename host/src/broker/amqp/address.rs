@@ -78,14 +78,17 @@ impl Address {
         }
         let host = url.host_str().unwrap_or_default();
         let path = url.path();
-        let vhost = path.strip_prefix('/').unwrap_or(path);
+        let vhost = or(decoded(path.strip_prefix('/').unwrap_or(path))?, "/");
+        if vhost.len() > 255 {
+            return Err(bad("has a virtual host of more than 255 bytes".into()));
+        }
         Ok(Self {
             scheme: if wants_tls { "amqps" } else { scheme },
             host: or(decoded(host.trim_matches(['[', ']']))?, "localhost"),
             port: url.port().unwrap_or(default_port),
             user: or(decoded(url.username())?, "guest"),
             password: or(decoded(url.password().unwrap_or_default())?, "guest"),
-            vhost: or(decoded(vhost)?, "/"),
+            vhost,
             tls: wants_tls.then_some(tls),
         })
     }
@@ -217,6 +220,13 @@ mod tests {
             assert!(error.contains(reason), "{text}: {error}");
             assert!(!error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_virtual_host_has_at_most_255_bytes() {
+        assert!(parse(&format!("amqp://h/{}", "v".repeat(255))).is_ok());
+        let error = parse(&format!("amqp://h/{}", "v".repeat(256))).unwrap_err();
+        assert!(error.contains("more than 255 bytes"), "{error}");
     }
 
     #[test]

@@ -1,26 +1,23 @@
-//! One connection with one channel: opens it, puts messages together from frames, keeps the heartbeat.
+//! One connection of lapin with one channel.
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use lapin::types::parsing::parse_field_table;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{Channel, ConnectionProperties, ErrorKind};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::Options;
 use super::address::Address;
-use super::stream::Stream;
-use super::table::put_table;
-use super::wire::{
-    self, Deliver, EncodeError, Incoming, PROTOCOL_HEADER, Reply, put_heartbeat, put_method, put_short,
-};
-use crate::message::{JsonMap, Message};
+use super::message::EncodeError;
+use super::stream::{self, Kit, Screened};
 
-/// The one channel of a connection.
-pub(super) const CHANNEL: u16 = 1;
-/// How much is read at once, in bytes.
-const READ_SIZE: usize = 64 << 10;
-/// The largest frame we ask for, in bytes; RabbitMQ's default.
+/// The largest frame we ask for, in bytes; RabbitMQ's default. Smaller ones would not do: headers come in one frame,
+/// however large it is.
 const FRAME_MAX: u32 = 131_072;
 
 /// Why a connection ended or did not come to be.
@@ -35,320 +32,136 @@ pub(super) enum Lost {
     /// The server does not speak AMQP 0-9-1, or not well.
     #[error("{0}")]
     Protocol(String),
-    /// Nothing came for two heartbeats.
-    #[error("no heartbeat from the server for {} seconds", .0.as_secs())]
-    Silent(Duration),
     /// It took longer than the connection timeout.
     #[error("timed out")]
     TimedOut,
 }
 
-impl Lost {
-    fn protocol(error: impl std::fmt::Display) -> Self {
-        Self::Protocol(error.to_string())
+/// The reason the server gives when it closes something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reply {
+    /// AMQP's reply code, for example 406.
+    pub(super) code: u16,
+    /// The server's sentence, for example `PRECONDITION_FAILED - inequivalent arg …`.
+    pub(super) text: String,
+}
+
+impl From<lapin::Error> for Lost {
+    fn from(error: lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(said) => Self::Closed(Reply {
+                code: said.get_id(),
+                text: said.get_message().to_string(),
+            }),
+            ErrorKind::IOError(io) => Self::Io(io::Error::new(io.kind(), io.to_string())),
+            _ => Self::Protocol(error.to_string()),
+        }
     }
 }
 
 impl From<EncodeError> for Lost {
     fn from(error: EncodeError) -> Self {
-        Self::protocol(error)
+        Self::Protocol(error.to_string())
     }
 }
 
-/// An open connection with an open channel.
+/// An open connection with an open channel. Dropping it cuts the connection.
 pub(super) struct Connection {
-    reader: ReadHalf<Stream>,
-    writer: WriteHalf<Stream>,
-    /// Bytes that were read; those before `parsed` are done.
-    inbox: Vec<u8>,
-    parsed: usize,
-    /// Bytes to write; those before `written` are done.
-    outbox: Vec<u8>,
-    written: usize,
-    /// A message whose content is still coming.
-    partial: Option<Partial>,
-    /// The largest frame we may send, in bytes.
-    pub(super) frame_max: usize,
+    pub(super) lapin: lapin::Connection,
+    pub(super) channel: Channel,
     /// What the server says about itself.
-    server: JsonMap,
-    heartbeat: Duration,
-    beat: Interval,
-    last_read: Instant,
-    last_write: Instant,
-}
-
-struct Partial {
-    deliver: Deliver,
-    /// Bytes of the body to come; `None` before the header, which says how many.
-    missing: Option<u64>,
-    message: Message,
+    server: FieldTable,
+    _cut: oneshot::Sender<()>,
 }
 
 impl Connection {
     /// Connects, logs in and opens the channel.
     pub(super) async fn open(address: &Address, options: &Options) -> Result<Self, Lost> {
         let limit = Duration::try_from_secs_f64(options.connection_timeout).unwrap_or(Duration::MAX);
-        let connected = timeout(limit, Stream::connect(address, limit));
+        let connected = timeout(limit, stream::connect(address));
         let stream = connected.await.map_err(|_| Lost::TimedOut)??;
-        let (reader, writer) = tokio::io::split(stream);
-        let now = Instant::now();
-        let mut connection = Self {
-            reader,
-            writer,
-            inbox: Vec::new(),
-            parsed: 0,
-            outbox: PROTOCOL_HEADER.to_vec(),
-            written: 0,
-            partial: None,
-            frame_max: FRAME_MAX as usize,
-            server: JsonMap::new(),
-            heartbeat: Duration::ZERO,
-            beat: interval(Duration::from_secs(3600)),
-            last_read: now,
-            last_write: now,
+        let (cut, is_cut) = oneshot::channel();
+        let start = Arc::new(Mutex::new(None));
+        let stream = Screened::new(stream, FRAME_MAX, Arc::clone(&start), is_cut);
+        let stream = Mutex::new(Some(stream));
+        let once = async move |_, _| {
+            let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let again = || lapin::Error::from(io::Error::from(io::ErrorKind::NotConnected));
+            stream.map(lapin::AsyncTcpStream::Plain).ok_or_else(again)
+        };
+        let opened = async {
+            let runtime = async_rs::Runtime::new(Kit(async_rs::Tokio::current()));
+            let uri = uri(address, options);
+            let lapin = lapin::Connection::connector(uri, runtime, once, properties()).await?;
+            let channel = lapin.create_channel().await?;
+            Ok::<_, lapin::Error>((lapin, channel))
         };
         // A server under load may need much longer to log us in than to accept us.
-        let handshake = timeout(limit.saturating_mul(5), connection.handshake(address, options));
-        handshake.await.map_err(|_| Lost::TimedOut)??;
-        Ok(connection)
-    }
-
-    async fn handshake(&mut self, address: &Address, options: &Options) -> Result<(), Lost> {
-        let Incoming::Start { server, mechanisms } = self.answer().await? else {
-            return Err(Lost::protocol("the server did not say hello"));
-        };
-        if !mechanisms.split_whitespace().any(|name| name == "PLAIN") {
-            let message = format!("the server does not offer to log in with a password, only {mechanisms}");
-            return Err(Lost::Protocol(message));
-        }
-        self.server = server;
-        self.send(0, (10, 11), |out| {
-            put_table(out, &client_properties())?;
-            put_short(out, "PLAIN")?;
-            let login = format!("\0{}\0{}", address.user, address.password);
-            out.extend((login.len() as u32).to_be_bytes());
-            out.extend_from_slice(login.as_bytes());
-            put_short(out, "en_US")
-        })?;
-        let Incoming::Tune { frame_max, heartbeat } = self.answer().await? else {
-            return Err(Lost::protocol("the server did not accept the login"));
-        };
-        let frame_max = match frame_max {
-            0 => FRAME_MAX,
-            size => size.min(FRAME_MAX),
-        };
-        let heartbeat = negotiated_heartbeat(options.heartbeat, heartbeat);
-        self.frame_max = frame_max as usize;
-        self.heartbeat = Duration::from_secs(heartbeat.into());
-        self.send(0, (10, 31), |out| {
-            out.extend(2047_u16.to_be_bytes());
-            out.extend(frame_max.to_be_bytes());
-            out.extend(heartbeat.to_be_bytes());
-            Ok(())
-        })?;
-        self.send(0, (10, 40), |out| {
-            put_short(out, &address.vhost)?;
-            out.extend([0, 0]);
-            Ok(())
-        })?;
-        self.expect((10, 41)).await?;
-        if heartbeat > 0 {
-            self.beat = interval(self.heartbeat / 4);
-            self.beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        }
-        self.call(CHANNEL, (20, 10), |out| put_short(out, "")).await
-    }
-
-    /// Queues a method to be written; [`Connection::next`] writes it.
-    pub(super) fn send(
-        &mut self,
-        channel: u16,
-        method: (u16, u16),
-        arguments: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
-    ) -> Result<(), EncodeError> {
-        put_method(&mut self.outbox, channel, method, arguments)
-    }
-
-    /// Sends a method and waits for its `…-ok`, whose method number is one higher. Not for a channel with consumers
-    /// or confirms: what else comes meanwhile is dropped.
-    pub(super) async fn call(
-        &mut self,
-        channel: u16,
-        (class, method): (u16, u16),
-        arguments: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
-    ) -> Result<(), Lost> {
-        self.send(channel, (class, method), arguments)?;
-        self.expect((class, method + 1)).await
-    }
-
-    async fn expect(&mut self, method: (u16, u16)) -> Result<(), Lost> {
-        loop {
-            if let Incoming::Other(class, number) = self.answer().await?
-                && (class, number) == method
-            {
-                return Ok(());
-            }
-        }
-    }
-
-    /// The next thing the server says that is an answer.
-    async fn answer(&mut self) -> Result<Incoming, Lost> {
-        loop {
-            match self.next().await? {
-                Incoming::Flushed | Incoming::Heartbeat | Incoming::Blocked(_) | Incoming::Unblocked => {}
-                answer => return Ok(answer),
-            }
-        }
-    }
-
-    /// Where to put frames to be written.
-    pub(super) fn outbox(&mut self) -> &mut Vec<u8> {
-        &mut self.outbox
-    }
-
-    /// How many bytes wait to be written.
-    pub(super) fn backlog(&self) -> usize {
-        self.outbox.len() - self.written
+        let opened = timeout(limit.saturating_mul(5), opened);
+        let (lapin, channel) = opened.await.map_err(|_| Lost::TimedOut)??;
+        let start = start.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Self {
+            lapin,
+            channel,
+            server: server_properties(&start.unwrap_or_default()),
+            _cut: cut,
+        })
     }
 
     /// The server's version, such as 3 and 10 for RabbitMQ 3.10.8. `None` for another server.
     pub(super) fn rabbitmq_version(&self) -> Option<(u32, u32)> {
-        if self.server.get("product")?.as_str()? != "RabbitMQ" {
+        let text = |name| match self.server.inner().get(name)? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            _ => None,
+        };
+        if text("product")? != "RabbitMQ" {
             return None;
         }
-        let mut parts = self.server.get("version")?.as_str()?.split('.');
+        let version = text("version")?;
+        let mut parts = version.split('.');
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
 
-    /// Waits for the next message or method, and writes what is to be written meanwhile. Dropping the future loses
-    /// nothing. An end of the connection, or of its channel, is an error.
-    pub(super) async fn next(&mut self) -> Result<Incoming, Lost> {
-        loop {
-            if let Some(incoming) = self.parse()? {
-                return Ok(incoming);
-            }
-            if self.parsed > 0 {
-                self.inbox.drain(..self.parsed);
-                self.parsed = 0;
-            }
-            self.inbox.reserve(READ_SIZE);
-            let unwritten = self.backlog() > 0;
-            tokio::select! {
-                biased;
-                count = self.reader.read_buf(&mut self.inbox) => {
-                    if count? == 0 {
-                        return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
-                    }
-                    self.last_read = Instant::now();
-                }
-                written = drain(&mut self.writer, &self.outbox, &mut self.written), if unwritten => {
-                    written?;
-                    self.last_write = Instant::now();
-                    self.outbox.clear();
-                    self.written = 0;
-                    return Ok(Incoming::Flushed);
-                }
-                _ = self.beat.tick(), if !self.heartbeat.is_zero() => {
-                    if self.last_read.elapsed() > self.heartbeat * 2 {
-                        return Err(Lost::Silent(self.last_read.elapsed()));
-                    }
-                    if self.last_write.elapsed() > self.heartbeat / 3 && self.backlog() == 0 {
-                        put_heartbeat(&mut self.outbox);
-                    }
-                }
-            }
-        }
-    }
-
-    /// What can be made of the bytes that were read.
-    fn parse(&mut self) -> Result<Option<Incoming>, Lost> {
-        loop {
-            let bytes = self.inbox.get(self.parsed..).unwrap_or_default();
-            let Some((incoming, length)) = wire::parse(bytes).map_err(Lost::protocol)? else {
-                return Ok(None);
-            };
-            self.parsed += length;
-            match incoming {
-                Incoming::Close(reply) => {
-                    self.send(0, (10, 51), |_| Ok(()))?;
-                    return Err(Lost::Closed(reply));
-                }
-                Incoming::ChannelClose(reply) => return Err(Lost::Closed(reply)),
-                Incoming::Deliver(deliver) => {
-                    self.partial = Some(Partial {
-                        deliver,
-                        missing: None,
-                        message: Message::default(),
-                    });
-                }
-                Incoming::Header { size, message } => {
-                    if let Some(partial) = &mut self.partial {
-                        partial.missing = Some(size);
-                        partial.message = message;
-                    }
-                }
-                Incoming::Body(body) => {
-                    if let Some(partial) = &mut self.partial {
-                        let missing = partial.missing.unwrap_or_default();
-                        partial.missing = Some(missing.saturating_sub(body.len() as u64));
-                        match partial.message.body.is_empty() {
-                            true => partial.message.body = body,
-                            false => partial.message.body.extend_from_slice(&body),
-                        }
-                    }
-                }
-                other => return Ok(Some(other)),
-            }
-            let whole = self.partial.take_if(|partial| partial.missing == Some(0));
-            if let Some(whole) = whole {
-                return Ok(Some(Incoming::Message(whole.deliver, whole.message)));
-            }
-        }
-    }
-
     /// Writes what is to be written, says goodbye and waits for the server's goodbye, which says that it has read
-    /// everything. What else comes meanwhile is dropped.
-    pub(super) async fn close(mut self) -> Result<(), Lost> {
-        self.send(0, (10, 50), |out| {
-            out.extend(200_u16.to_be_bytes());
-            put_short(out, "bye")?;
-            out.extend([0; 4]);
-            Ok(())
-        })?;
-        self.expect((10, 51)).await
+    /// everything.
+    pub(super) async fn close(self) -> Result<(), Lost> {
+        Ok(self.lapin.close(200, ShortString::from("bye")).await?)
     }
 }
 
-/// Writes everything. Dropping the future loses nothing: `written` says how far it came.
-async fn drain(writer: &mut WriteHalf<Stream>, bytes: &[u8], written: &mut usize) -> io::Result<()> {
-    while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
-        *written += writer.write(rest).await?;
-    }
-    writer.flush().await
+/// The table in the arguments of `connection.start`, which follows the protocol's version.
+fn server_properties(start: &[u8]) -> FieldTable {
+    let table = start.get(2..).unwrap_or_default();
+    parse_field_table(table)
+        .map(|(_, table)| table)
+        .unwrap_or_default()
 }
 
-/// As py-amqp does: the lower of the two, where 0 means that this side does not care.
-fn negotiated_heartbeat(ours: u16, theirs: u16) -> u16 {
-    match (ours, theirs) {
-        (0, other) | (other, 0) => other,
-        (ours, theirs) => ours.min(theirs),
-    }
-}
-
-fn client_properties() -> JsonMap {
-    let properties = json!({
-        "product": "celerybox",
-        "product_version": env!("CARGO_PKG_VERSION"),
-        "connection_name": "celerybox",
-        "capabilities": {
-            "consumer_cancel_notify": true,
-            "connection.blocked": true,
-            "authentication_failure_close": true,
-            "publisher_confirms": true,
+fn uri(address: &Address, options: &Options) -> AMQPUri {
+    AMQPUri {
+        scheme: AMQPScheme::AMQP, // TLS is the stream's.
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo {
+                username: address.user.clone(),
+                password: address.password.clone(),
+            },
+            host: address.host.clone(),
+            port: address.port,
         },
-    });
-    match properties {
-        Value::Object(properties) => properties,
-        _ => JsonMap::new(),
+        vhost: address.vhost.clone(),
+        query: AMQPQueryString {
+            frame_max: Some(FRAME_MAX),
+            channel_max: Some(2047),
+            heartbeat: Some(options.heartbeat),
+            ..AMQPQueryString::default()
+        },
     }
+}
+
+fn properties() -> ConnectionProperties {
+    let property = |text: &str| LongString::from(text.as_bytes());
+    ConnectionProperties::default()
+        .with_connection_name(property("celerybox"))
+        .with_client_property(ShortString::from("product"), property("celerybox"))
+        .with_client_property(ShortString::from("version"), property(env!("CARGO_PKG_VERSION")))
 }

@@ -1,18 +1,28 @@
 //! Taking messages: keeps a connection that consumes queues, hands deliveries out and settles them.
 
-use std::collections::VecDeque;
+use std::future::{pending, ready};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Fuse, FutureExt, try_join_all};
+use futures_util::stream::{BoxStream, SelectAll, Stream, StreamExt, once, select_all};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Event, ExchangeKind};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Target;
-use super::connection::{CHANNEL, Connection, Lost};
+use super::connection::{Connection, Lost};
+use super::message::received;
 use super::settle::{Settlement, Unsettled};
-use super::wire::{Deliver, EncodeError, Incoming, put_method, put_short};
+use super::table::short;
 use crate::broker::{Backoff, BrokerError, Delivery, Receipt, Verdict};
-use crate::message::{JsonMap, Message, Route};
+use crate::message::Route;
 
 /// Deliveries handed out that nobody took yet.
 pub(super) const HANDED_OUT: usize = 64;
@@ -125,9 +135,11 @@ impl Consumer {
     /// Connects, declares and consumes.
     async fn start(&mut self) -> Result<Channel, StartError> {
         let lost = |lost: Lost| StartError { lost, queue: None };
-        let mut connection = Connection::open(&self.target.address, &self.target.options)
+        let connection = Connection::open(&self.target.address, &self.target.options)
             .await
             .map_err(lost)?;
+        let channel = &connection.channel;
+        let events = connection.lapin.events_listener().boxed();
         let global = qos_is_global(connection.rabbitmq_version());
         let prefetch = *self.prefetch.borrow_and_update();
         let window = match global {
@@ -137,46 +149,35 @@ impl Consumer {
                 .filter(|count| *count > 0)
                 .unwrap_or(u16::MAX),
         };
-        connection
-            .call(CHANNEL, (60, 10), qos(window, global))
-            .await
-            .map_err(lost)?;
+        let qos = channel.basic_qos(window, BasicQosOptions { global });
+        qos.await.map_err(|error| lost(error.into()))?;
         for queue in &self.queues {
-            declare(&mut connection, queue).await.map_err(|lost| StartError {
+            declare(&connection, queue).await.map_err(|lost| StartError {
                 lost,
                 queue: Some(queue.clone()),
             })?;
         }
+        let mut consumers = Vec::new();
         for (index, queue) in self.queues.iter().enumerate() {
-            let consume = connection.send(CHANNEL, (60, 20), |out| {
-                out.extend([0; 2]);
-                put_short(out, queue)?;
-                put_short(out, &consumer_tag(index))?;
-                out.push(0); // Neither no-local, no-ack, exclusive nor no-wait.
-                super::table::put_table(out, &JsonMap::new())
-            });
-            consume.map_err(|error| lost(error.into()))?;
-        }
-        let mut pending = VecDeque::new();
-        let mut consuming = 0;
-        while consuming < self.queues.len() {
-            match connection.next().await.map_err(lost)? {
-                Incoming::Other(60, 21) => consuming += 1,
-                Incoming::Message(deliver, message) => pending.push_back((deliver, message)),
-                _ => {}
-            }
+            let queue = short(queue).map_err(|error| lost(error.into()))?;
+            let tag = short(&format!("celerybox-{index}")).map_err(|error| lost(error.into()))?;
+            let options = BasicConsumeOptions::default();
+            let consumer = channel.basic_consume(queue, tag, options, FieldTable::default());
+            let consumer = consumer.await.map_err(|error| lost(error.into()))?;
+            // The end of one consumer would go unnoticed beside others.
+            consumers.push(consumer.map(Some).chain(once(ready(None))).boxed());
         }
         let (verdicts, decided) = mpsc::unbounded_channel();
         Ok(Channel {
             connection,
+            consumers: select_all(consumers),
+            events,
             unsettled: Unsettled::default(),
             verdicts,
             decided,
-            pending,
             held: 0,
             global,
             window,
-            consumers: self.queues.len(),
         })
     }
 }
@@ -190,20 +191,23 @@ pub(super) struct StartError {
     pub(super) queue: Option<String>,
 }
 
+/// What a consumer of lapin yields; `None` at its end.
+type Consumed = Option<lapin::Result<lapin::message::Delivery>>;
+
 /// A channel that consumes.
 struct Channel {
     connection: Connection,
+    /// All consumers; none any more when the phase is past [`Phase::Consume`].
+    consumers: SelectAll<BoxStream<'static, Consumed>>,
+    events: BoxStream<'static, Event>,
     unsettled: Unsettled,
     verdicts: mpsc::UnboundedSender<(u64, Verdict)>,
     decided: mpsc::UnboundedReceiver<(u64, Verdict)>,
-    /// Delivered and not handed out yet. The prefetch bounds it.
-    pending: VecDeque<(Deliver, Message)>,
     /// Handed out and not settled.
     held: u64,
     global: bool,
     /// The prefetch count the broker knows.
     window: u16,
-    consumers: usize,
 }
 
 impl Channel {
@@ -214,96 +218,120 @@ impl Channel {
         deliveries: &mut Option<mpsc::Sender<Delivery>>,
     ) -> Result<(), Lost> {
         let mut batch = Vec::new();
+        // While one batch is being written, the next one grows.
+        let mut settling = pin!(Fuse::terminated());
+        let mut busy = false;
         loop {
-            self.hand_out(deliveries.as_ref());
-            self.adjust_window(*consumer.prefetch.borrow_and_update())?;
-            let sender = deliveries.as_ref().filter(|_| !self.pending.is_empty());
+            let prefetch = *consumer.prefetch.borrow_and_update();
+            self.adjust_window(prefetch).await?;
+            let sender = deliveries.clone();
             tokio::select! {
                 biased;
-                incoming = self.connection.next() => match incoming? {
-                    Incoming::Message(deliver, message) if deliver.tag > 0 && deliveries.is_some() => {
-                        self.pending.push_back((deliver, message));
-                    }
-                    Incoming::Cancel(_) => {
-                        let message = "the server cancelled the consumer: was the queue deleted?";
-                        return Err(Lost::Protocol(message.into()));
-                    }
-                    Incoming::Blocked(reason) => tracing::warn!("consumer: the broker is blocked: {reason}"),
-                    Incoming::Unblocked => tracing::info!("consumer: the broker is no longer blocked"),
-                    _ => {}
-                },
-                count = self.decided.recv_many(&mut batch, BATCH) => {
-                    self.held = self.held.saturating_sub(count as u64);
-                    self.settle(&mut batch)?;
+                settled = &mut settling, if busy => {
+                    settled?;
+                    busy = false;
                 }
-                // There is room again; handing out comes at the top.
-                _ = reserve(sender), if sender.is_some() => {}
+                count = self.decided.recv_many(&mut batch, BATCH), if !busy => {
+                    self.held = self.held.saturating_sub(count as u64);
+                    settling.set(self.settle(&mut batch).fuse());
+                    busy = true;
+                }
                 changed = consumer.phase.changed() => {
                     let phase = if changed.is_ok() { consumer.phase() } else { Phase::Close };
-                    if phase >= Phase::Settle && deliveries.take().is_some() {
-                        self.cancel()?;
+                    if phase >= Phase::Settle {
+                        *deliveries = None;
+                        // Ends the consumers. What was not handed out goes back when the connection closes.
+                        self.consumers.clear();
                     }
                     if phase == Phase::Close {
+                        if busy {
+                            settling.await?;
+                        }
                         while let Ok(verdict) = self.decided.try_recv() {
                             batch.push(verdict);
                         }
-                        return Ok(self.settle(&mut batch)?);
+                        return self.settle(&mut batch).await;
                     }
                 }
+                event = self.events.next() => match event {
+                    Some(Event::Error(error)) => return Err(error.into()),
+                    Some(Event::ConnectionBlocked(reason)) => {
+                        tracing::warn!("consumer: the broker is blocked: {reason}");
+                    }
+                    Some(Event::ConnectionUnblocked) => tracing::info!("consumer: the broker is no longer blocked"),
+                    Some(_) => {}
+                    None => return Err(Lost::Protocol("the connection ended".into())),
+                },
                 _ = consumer.prefetch.changed() => {}
+                first = next(sender.as_ref(), &mut self.consumers) => self.hand_out(first, sender.as_ref())?,
             }
         }
     }
 
-    /// Hands out what there is room for.
-    fn hand_out(&mut self, deliveries: Option<&mpsc::Sender<Delivery>>) {
-        let Some(deliveries) = deliveries else { return };
-        while !self.pending.is_empty() {
-            let Ok(permit) = deliveries.try_reserve() else {
-                return;
-            };
-            let Some((deliver, message)) = self.pending.pop_front() else {
-                return;
-            };
-            let verdicts = self.verdicts.clone();
-            self.held += 1;
-            permit.send(Delivery {
-                message,
-                route: Route {
-                    exchange: deliver.exchange,
-                    routing_key: deliver.routing_key,
-                },
-                redelivered: deliver.redelivered,
-                receipt: Receipt::new(move |verdict| {
-                    if verdicts.send((deliver.tag, verdict)).is_err() {
-                        tracing::debug!(
-                            "{verdict:?} of delivery {} comes too late: its connection is gone, the broker delivers it \
-                             again",
-                            deliver.tag
-                        );
-                    }
-                }),
-            });
-        }
-    }
-
-    fn settle(&mut self, batch: &mut Vec<(u64, Verdict)>) -> Result<(), EncodeError> {
-        for settlement in self.unsettled.settle(batch) {
-            let (method, tag, flag) = match settlement {
-                Settlement::Ack { tag, multiple } => (80, tag, multiple),
-                Settlement::Reject { tag, requeue } => (90, tag, requeue),
-            };
-            put_method(self.connection.outbox(), CHANNEL, (60, method), |out| {
-                out.extend(tag.to_be_bytes());
-                out.push(u8::from(flag));
-                Ok(())
-            })?;
+    /// Hands out a delivery, and those that are there as well as long as there is room.
+    fn hand_out(
+        &mut self,
+        (permit, consumed): (mpsc::Permit<'_, Delivery>, Consumed),
+        deliveries: Option<&mpsc::Sender<Delivery>>,
+    ) -> Result<(), Lost> {
+        permit.send(self.delivery(consumed)?);
+        while let Some(Ok(permit)) = deliveries.map(mpsc::Sender::try_reserve)
+            && let Some(Some(consumed)) = self.consumers.next().now_or_never()
+        {
+            permit.send(self.delivery(consumed)?);
         }
         Ok(())
     }
 
+    fn delivery(&mut self, consumed: Consumed) -> Result<Delivery, Lost> {
+        let Some(delivery) = consumed.transpose()? else {
+            let message = "the server cancelled the consumer: was the queue deleted?";
+            return Err(Lost::Protocol(message.into()));
+        };
+        self.held += 1;
+        let verdicts = self.verdicts.clone();
+        let tag = delivery.delivery_tag;
+        Ok(Delivery {
+            message: received(&delivery.properties, delivery.data),
+            route: Route {
+                exchange: delivery.exchange.into(),
+                routing_key: delivery.routing_key.into(),
+            },
+            redelivered: delivery.redelivered,
+            receipt: Receipt::new(move |verdict| {
+                if verdicts.send((tag, verdict)).is_err() {
+                    tracing::debug!(
+                        "{verdict:?} of delivery {tag} comes too late: its connection is gone, the broker delivers it \
+                         again"
+                    );
+                }
+            }),
+        })
+    }
+
+    /// Settles a batch; the future is done when that is written.
+    fn settle(
+        &mut self,
+        batch: &mut Vec<(u64, Verdict)>,
+    ) -> impl Future<Output = Result<(), Lost>> + Send + use<> {
+        let settlements = self.unsettled.settle(batch);
+        let channel = self.connection.channel.clone();
+        async move {
+            let frames = settlements.into_iter().map(|settlement| match settlement {
+                Settlement::Ack { tag, multiple } => {
+                    channel.basic_ack(tag, BasicAckOptions { multiple }).left_future()
+                }
+                Settlement::Reject { tag, requeue } => channel
+                    .basic_reject(tag, BasicRejectOptions { requeue })
+                    .right_future(),
+            });
+            try_join_all(frames).await?;
+            Ok(())
+        }
+    }
+
     /// Tells the broker how much it may send, when that changed.
-    fn adjust_window(&mut self, prefetch: u32) -> Result<(), EncodeError> {
+    async fn adjust_window(&mut self, prefetch: u32) -> Result<(), Lost> {
         let window = match self.global {
             true => next_window(prefetch, self.window, self.held),
             // A count for each consumer stays what it was when the consumer came.
@@ -311,46 +339,25 @@ impl Channel {
         };
         if window != self.window {
             self.window = window;
-            self.connection
-                .send(CHANNEL, (60, 10), qos(window, self.global))?;
-        }
-        Ok(())
-    }
-
-    /// Ends the consumers. What was not handed out goes back when the connection closes.
-    fn cancel(&mut self) -> Result<(), EncodeError> {
-        self.pending.clear();
-        for index in 0..self.consumers {
-            self.connection.send(CHANNEL, (60, 30), |out| {
-                put_short(out, &consumer_tag(index))?;
-                out.push(0);
-                Ok(())
-            })?;
+            let options = BasicQosOptions { global: self.global };
+            self.connection.channel.basic_qos(window, options).await?;
         }
         Ok(())
     }
 }
 
-async fn reserve(sender: Option<&mpsc::Sender<Delivery>>) {
-    if let Some(sender) = sender {
-        // Whether there is room now or nobody is left who takes anything: both end the wait.
-        if sender.reserve().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+/// The next delivery and the room for it. Never when nobody takes any.
+async fn next<'a>(
+    deliveries: Option<&'a mpsc::Sender<Delivery>>,
+    consumers: &mut (impl Stream<Item = Consumed> + Unpin),
+) -> (mpsc::Permit<'a, Delivery>, Consumed) {
+    if let Some(deliveries) = deliveries
+        && let Ok(permit) = deliveries.reserve().await
+        && let Some(consumed) = consumers.next().await
+    {
+        return (permit, consumed);
     }
-}
-
-fn consumer_tag(index: usize) -> String {
-    format!("celerybox-{index}")
-}
-
-fn qos(count: u16, global: bool) -> impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError> {
-    move |out| {
-        out.extend([0; 4]); // No limit in bytes.
-        out.extend(count.to_be_bytes());
-        out.push(u8::from(global));
-        Ok(())
-    }
+    pending().await
 }
 
 /// Whether `basic.qos` counts for the whole channel with `global` set, which is what Celery asks for (contract section
@@ -372,33 +379,27 @@ fn next_window(prefetch: u32, current: u16, held: u64) -> u16 {
 }
 
 /// Declares a queue as Celery does: an exchange of its name, the queue, and the binding (contract section 2.1.1).
-pub(super) async fn declare(connection: &mut Connection, queue: &str) -> Result<(), Lost> {
-    const DURABLE: u8 = 2;
-    let none = JsonMap::new();
-    let exchange = connection.call(CHANNEL, (40, 10), |out| {
-        out.extend([0; 2]);
-        put_short(out, queue)?;
-        put_short(out, "direct")?;
-        out.push(DURABLE);
-        super::table::put_table(out, &none)
-    });
-    exchange.await?;
-    let declared = connection.call(CHANNEL, (50, 10), |out| {
-        out.extend([0; 2]);
-        put_short(out, queue)?;
-        out.push(DURABLE);
-        super::table::put_table(out, &none)
-    });
-    declared.await?;
-    let bound = connection.call(CHANNEL, (50, 20), |out| {
-        out.extend([0; 2]);
-        put_short(out, queue)?;
-        put_short(out, queue)?;
-        put_short(out, queue)?;
-        out.push(0);
-        super::table::put_table(out, &none)
-    });
-    bound.await
+pub(super) async fn declare(connection: &Connection, queue: &str) -> Result<(), Lost> {
+    let channel = &connection.channel;
+    let name = short(queue)?;
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let arguments = FieldTable::default;
+    channel
+        .exchange_declare(name.clone(), ExchangeKind::Direct, options, arguments())
+        .await?;
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel.queue_declare(name.clone(), options, arguments()).await?;
+    let options = QueueBindOptions::default();
+    channel
+        .queue_bind(name.clone(), name.clone(), name, options, arguments())
+        .await?;
+    Ok(())
 }
 
 #[cfg(test)]

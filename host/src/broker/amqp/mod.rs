@@ -2,20 +2,21 @@
 //!
 //! Two connections: one takes messages and settles them ([`consumer`]), one publishes ([`publisher`]), because RabbitMQ
 //! stops reading from a connection that publishes when it runs short of memory, and acknowledgements must not wait
-//! for that. Each is one task that owns its socket; the others talk to it over channels.
+//! for that. Each is one task that owns its connection; the others talk to it over channels.
 //!
-//! The protocol ([`wire`], [`table`]) is our own: what a message holds is its sender's choice, and a client library that
-//! takes a nested header down the stack, or hangs up over a header that is not UTF-8, gives any sender the means to
-//! stop a worker.
+//! lapin speaks the protocol. What a message holds is its sender's choice, so what lapin cannot bear, headers nested
+//! deeper than its stack and text that is not UTF-8, is taken out of the bytes before it sees them ([`screen`]): the
+//! message arrives, repaired or without its headers, and is refused like any other that makes no sense.
 
 mod address;
 mod connection;
 mod consumer;
+mod message;
 mod publisher;
+mod screen;
 mod settle;
 mod stream;
 mod table;
-mod wire;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -239,8 +240,8 @@ impl Broker for AmqpBroker {
         let target = &self.target;
         let declared = async {
             let opened = Connection::open(&target.address, &target.options).await;
-            let mut connection = opened.map_err(|lost| StartError { lost, queue: None })?;
-            let declared = consumer::declare(&mut connection, queue).await;
+            let connection = opened.map_err(|lost| StartError { lost, queue: None })?;
+            let declared = consumer::declare(&connection, queue).await;
             declared.map_err(|lost| StartError {
                 lost,
                 queue: Some(queue.to_owned()),

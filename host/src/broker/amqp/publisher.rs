@@ -1,19 +1,22 @@
 //! Sending messages: keeps one connection for all of them, with many in flight, each answered when the broker has it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, FuturesUnordered, StreamExt};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Confirmation, Event};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Target;
-use super::connection::{CHANNEL, Connection, Lost};
+use super::connection::{Connection, Lost, Reply};
 use super::consumer::Phase;
-use super::wire::{EncodeError, Incoming, Reply, put_publish};
+use super::message::{EncodeError, Publication};
 use crate::message::Outgoing;
 
 /// How many messages may wait for the broker's confirmation.
 const IN_FLIGHT: usize = 2048;
-/// While more bytes than this wait to be written, no further message is taken.
+/// While the bodies of messages in flight have more bytes than this, no further message is taken.
 const BACKLOG: usize = 4 << 20;
 
 /// What became of a message.
@@ -87,10 +90,14 @@ pub(super) async fn run(
             }
             Err(lost) => {
                 tracing::debug!("publisher: connection to {} lost: {lost}", target.address);
-                let error = PublishError::from(&lost);
-                for done in channel.in_flight.into_values() {
-                    let _ = done.send(Err(error.clone()));
-                }
+                // With the connection gone, lapin answers for all in flight.
+                let Channel {
+                    connection,
+                    mut in_flight,
+                    ..
+                } = channel;
+                drop(connection);
+                while in_flight.next().await.is_some() {}
             }
         }
         if closed(&mut phase) && jobs.is_empty() {
@@ -106,43 +113,41 @@ pub(super) async fn publish_alone(target: &Target, outgoing: Outgoing) -> Publis
         .map_err(|lost| PublishError::from(&lost))?;
     let (done, mut published) = oneshot::channel();
     channel.publish(Job { outgoing, done });
-    while !channel.in_flight.is_empty() {
-        if let Err(lost) = channel.step().await {
-            return Err(PublishError::from(&lost));
-        }
-    }
+    while channel.in_flight.next().await.is_some() {}
     if let Err(lost) = channel.connection.close().await {
         tracing::debug!("publisher: the server did not say goodbye: {lost}");
     }
     published.try_recv().unwrap_or(Err(PublishError::NotTaken))
 }
 
+/// The end of a message in flight: the size of its body in bytes, and the connection's end if it was that.
+type Ended = (usize, Result<(), Lost>);
+
 struct Channel {
     connection: Connection,
-    /// Whether the broker confirms; otherwise a message is done when it is written.
-    confirms: bool,
-    /// The number of the newest message.
-    newest: u64,
-    in_flight: BTreeMap<u64, oneshot::Sender<Published>>,
+    events: BoxStream<'static, Event>,
+    in_flight: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// Bytes of the bodies in flight.
+    backlog: usize,
 }
 
 impl Channel {
     async fn open(target: &Target) -> Result<Self, Lost> {
-        let mut connection = Connection::open(&target.address, &target.options).await?;
-        let confirms = target.options.confirm_publish;
-        if confirms {
-            let select = connection.call(CHANNEL, (85, 10), |out| {
-                out.push(0);
-                Ok(())
-            });
-            select.await?;
+        let connection = Connection::open(&target.address, &target.options).await?;
+        if target.options.confirm_publish {
+            let options = ConfirmSelectOptions::default();
+            connection.channel.confirm_select(options).await?;
         }
         Ok(Self {
+            events: connection.lapin.events_listener().boxed(),
             connection,
-            confirms,
-            newest: 0,
-            in_flight: BTreeMap::new(),
+            in_flight: FuturesUnordered::new(),
+            backlog: 0,
         })
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT && self.backlog < BACKLOG
     }
 
     /// Publishes until the phase is [`Phase::Close`] and everything is answered.
@@ -156,20 +161,31 @@ impl Channel {
             if closing && self.in_flight.is_empty() && jobs.is_empty() {
                 return Ok(());
             }
-            let room = self.in_flight.len() < IN_FLIGHT && self.connection.backlog() < BACKLOG;
+            let room = self.has_room();
             tokio::select! {
                 biased;
-                step = self.step() => step?,
+                Some((size, ended)) = self.in_flight.next() => {
+                    self.backlog -= size;
+                    ended?;
+                }
                 job = jobs.recv(), if room => match job {
                     Some(job) => {
                         self.publish(job);
                         // What is there already goes out with the same write.
-                        while self.in_flight.len() < IN_FLIGHT && self.connection.backlog() < BACKLOG {
-                            let Ok(job) = jobs.try_recv() else { break };
+                        while self.has_room() && let Ok(job) = jobs.try_recv() {
                             self.publish(job);
                         }
                     }
                     None => closing = true,
+                },
+                event = self.events.next() => match event {
+                    Some(Event::Error(error)) => return Err(error.into()),
+                    Some(Event::ConnectionBlocked(reason)) => {
+                        tracing::warn!("publisher: the broker takes no messages for now: {reason}");
+                    }
+                    Some(Event::ConnectionUnblocked) => tracing::info!("publisher: the broker takes messages again"),
+                    Some(_) => {}
+                    None => return Err(Lost::Protocol("the connection ended".into())),
                 },
                 _ = phase.wait_for(|phase| *phase == Phase::Close), if !closing => closing = true,
             }
@@ -181,48 +197,39 @@ impl Channel {
     }
 
     fn publish(&mut self, job: Job) {
-        let frame_max = self.connection.frame_max;
-        match put_publish(self.connection.outbox(), CHANNEL, &job.outgoing, frame_max) {
-            Ok(()) => {
-                self.newest += 1;
-                self.in_flight.insert(self.newest, job.done);
-            }
+        let frame_max = self.connection.lapin.configuration().frame_max() as usize;
+        let publication = match Publication::new(job.outgoing, frame_max) {
+            Ok(publication) => publication,
             Err(error) => {
                 let _ = job.done.send(Err(error.into()));
+                return;
             }
-        }
+        };
+        let size = publication.body.len();
+        self.backlog += size;
+        let channel = self.connection.channel.clone();
+        self.in_flight.push(Box::pin(async move {
+            let result = confirmed(&channel, publication).await;
+            let published = match &result {
+                // Without confirmations it is enough that the message is written.
+                Ok(Confirmation::Ack(_) | Confirmation::NotRequested) => Ok(()),
+                Ok(Confirmation::Nack(_)) => Err(PublishError::NotTaken),
+                Err(lost) => Err(PublishError::from(lost)),
+            };
+            let _ = job.done.send(published);
+            (size, result.map(|_| ()))
+        }));
     }
+}
 
-    /// One thing the broker says, and what follows for the messages in flight.
-    async fn step(&mut self) -> Result<(), Lost> {
-        match self.connection.next().await? {
-            Incoming::Confirm { tag, multiple, taken } => {
-                let confirmed = match multiple {
-                    true => {
-                        let later = self.in_flight.split_off(&tag.saturating_add(1));
-                        std::mem::replace(&mut self.in_flight, later)
-                    }
-                    false => self.in_flight.remove_entry(&tag).into_iter().collect(),
-                };
-                for done in confirmed.into_values() {
-                    let _ = done.send(if taken {
-                        Ok(())
-                    } else {
-                        Err(PublishError::NotTaken)
-                    });
-                }
-            }
-            Incoming::Flushed if !self.confirms => {
-                for done in std::mem::take(&mut self.in_flight).into_values() {
-                    let _ = done.send(Ok(()));
-                }
-            }
-            Incoming::Blocked(reason) => {
-                tracing::warn!("publisher: the broker takes no messages for now: {reason}");
-            }
-            Incoming::Unblocked => tracing::info!("publisher: the broker takes messages again"),
-            _ => {}
-        }
-        Ok(())
-    }
+async fn confirmed(channel: &lapin::Channel, publication: Publication) -> Result<Confirmation, Lost> {
+    let Publication {
+        exchange,
+        routing_key,
+        properties,
+        body,
+    } = publication;
+    let options = BasicPublishOptions::default();
+    let written = channel.basic_publish(exchange, routing_key, options, &body, properties);
+    Ok(written.await?.await?)
 }

@@ -1,49 +1,41 @@
-//! A TCP connection, plain or with TLS.
+//! The bytes between the broker and lapin: a TCP connection, plain or with TLS, whose incoming half is screened.
 
-use std::io::{self, Read, Write};
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lapin::tcp::{HandshakeError, OwnedIdentity, OwnedTLSConfig, TcpStream as TlsStream};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use async_rs::traits::{Executor, Reactor, RuntimeKit};
+use async_rs::util::Task;
+use futures_io::{AsyncRead, AsyncWrite};
+use futures_util::Stream as FuturesStream;
+use lapin::tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use super::address::{Address, TlsFiles};
+use super::screen::Screen;
 
-/// Bytes from and to the broker.
-pub(super) enum Stream {
-    /// Without encryption.
-    Plain(TcpStream),
-    /// TLS, done by the stream itself on a socket that does not block.
-    Tls {
-        /// The same socket, to learn when it is ready.
-        socket: TcpStream,
-        /// What reads and writes it.
-        tls: Box<TlsStream>,
-    },
+/// How much is read at once, in bytes.
+const READ_SIZE: usize = 64 << 10;
+
+/// Connects to an address.
+pub(super) async fn connect(address: &Address) -> io::Result<AsyncTcpStream<Socket>> {
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    stream.set_nodelay(true)?;
+    let plain = AsyncTcpStream::Plain(Socket(stream));
+    let Some(files) = &address.tls else {
+        return Ok(plain);
+    };
+    let config = tls_config(files)?;
+    plain.into_tls(&address.host, config.as_ref()).await
 }
 
-impl Stream {
-    /// Connects to an address; no step of it takes longer than `limit`.
-    pub(super) async fn connect(address: &Address, limit: Duration) -> io::Result<Self> {
-        let Some(files) = address.tls.clone() else {
-            let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-            stream.set_nodelay(true)?;
-            return Ok(Self::Plain(stream));
-        };
-        let (host, port) = (address.host.clone(), address.port);
-        let shaken = tokio::task::spawn_blocking(move || shake_hands(&host, port, &files, limit)).await;
-        let stream = shaken.map_err(io::Error::other)??;
-        Ok(Self::Tls {
-            socket: TcpStream::from_std(stream.try_clone()?)?,
-            tls: Box::new(stream),
-        })
-    }
-}
-
-fn shake_hands(host: &str, port: u16, files: &TlsFiles, limit: Duration) -> io::Result<TlsStream> {
+fn tls_config(files: &TlsFiles) -> io::Result<OwnedTLSConfig> {
     let mut config = OwnedTLSConfig::default();
     if let Some(ca) = &files.ca {
         config.cert_chain = Some(String::from_utf8_lossy(&read(ca)?).into_owned());
@@ -52,17 +44,7 @@ fn shake_hands(host: &str, port: u16, files: &TlsFiles, limit: Duration) -> io::
         let (pem, key) = (read(certificate)?, read(key)?);
         config.identity = Some(OwnedIdentity::PKCS8 { pem, key });
     }
-    let stream = TlsStream::connect_timeout((host, port), limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
-    let stream = stream
-        .into_tls(host, config.as_ref())
-        .map_err(|error| match error {
-            HandshakeError::WouldBlock(_) => io::Error::from(io::ErrorKind::TimedOut),
-            HandshakeError::Failure(error) => error,
-        })?;
-    stream.set_nonblocking(true)?;
-    Ok(stream)
+    Ok(config)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -70,62 +52,171 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display())))
 }
 
-/// Does `work` when the socket is ready for it.
-fn when_ready<T>(
-    socket: &TcpStream,
-    cx: &mut Context<'_>,
-    interest: Interest,
-    mut work: impl FnMut() -> io::Result<T>,
-) -> Poll<io::Result<T>> {
-    loop {
-        match interest.is_writable() {
-            true => ready!(socket.poll_write_ready(cx))?,
-            false => ready!(socket.poll_read_ready(cx))?,
-        }
-        match socket.try_io(interest, &mut work) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return Poll::Ready(done),
+/// A TCP connection.
+pub(super) struct Socket(TcpStream);
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(bytes);
+        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// The stream that lapin reads and writes. It ends when the other end of `cut` is dropped: lapin's thread would
+/// otherwise wait for a silent server for ever.
+pub(super) struct Screened {
+    inner: AsyncTcpStream<Socket>,
+    screen: Screen,
+    read: Box<[u8]>,
+    /// Screened bytes; those before `taken` are done.
+    passed: Vec<u8>,
+    taken: usize,
+    start: Arc<Mutex<Option<Vec<u8>>>>,
+    cut: oneshot::Receiver<()>,
+}
+
+impl Screened {
+    /// `start` gets the arguments of `connection.start` before lapin sees them.
+    pub(super) fn new(
+        inner: AsyncTcpStream<Socket>,
+        frame_max: u32,
+        start: Arc<Mutex<Option<Vec<u8>>>>,
+        cut: oneshot::Receiver<()>,
+    ) -> Self {
+        Self {
+            inner,
+            screen: Screen::new(frame_max),
+            read: vec![0; READ_SIZE].into_boxed_slice(),
+            passed: Vec::new(),
+            taken: 0,
+            start,
+            cut,
         }
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for Screened {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls { socket, tls } => {
-                let space = buffer.initialize_unfilled();
-                let count = ready!(when_ready(socket, cx, Interest::READABLE, || tls.read(space)))?;
-                buffer.advance(count);
-                Poll::Ready(Ok(()))
+        bytes: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        loop {
+            let ready = this.passed.get(this.taken..).unwrap_or_default();
+            if !ready.is_empty() {
+                let count = ready.len().min(bytes.len());
+                if let (Some(to), Some(from)) = (bytes.get_mut(..count), ready.get(..count)) {
+                    to.copy_from_slice(from);
+                }
+                this.taken += count;
+                return Poll::Ready(Ok(count));
+            }
+            this.passed.clear();
+            this.taken = 0;
+            let Poll::Ready(count) = Pin::new(&mut this.inner).poll_read(cx, &mut this.read)? else {
+                return match Pin::new(&mut this.cut).poll(cx) {
+                    Poll::Ready(_) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                    Poll::Pending => Poll::Pending,
+                };
+            };
+            if count == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            let read = this.read.get(..count).unwrap_or_default();
+            this.screen
+                .pass(read, &mut this.passed)
+                .map_err(io::Error::other)?;
+            if let Some(start) = this.screen.start.take() {
+                *this.start.lock().unwrap_or_else(PoisonError::into_inner) = Some(start);
             }
         }
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Screened {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls { socket, tls } => when_ready(socket, cx, Interest::WRITABLE, || tls.write(bytes)),
-        }
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls { socket, tls } => when_ready(socket, cx, Interest::WRITABLE, || tls.flush()),
-        }
+        Pin::new(&mut self.inner).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls { tls, .. } => Poll::Ready(tls.shutdown(std::net::Shutdown::Write)),
-        }
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}
+
+/// tokio, for lapin, with [`Screened`] for its streams.
+#[derive(Debug, Clone)]
+pub(super) struct Kit(pub(super) async_rs::Tokio);
+
+impl RuntimeKit for Kit {}
+
+impl Executor for Kit {
+    type Task<T: Send + 'static> = <async_rs::Tokio as Executor>::Task<T>;
+
+    fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
+        self.0.block_on(future)
+    }
+
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        future: F,
+    ) -> Task<Self::Task<T>> {
+        self.0.spawn(future)
+    }
+
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
+        &self,
+        work: F,
+    ) -> Task<Self::Task<T>> {
+        self.0.spawn_blocking(work)
+    }
+}
+
+impl Reactor for Kit {
+    type TcpStream = Screened;
+    type Sleep = <async_rs::Tokio as Reactor>::Sleep;
+
+    /// Never called, as [`Kit::tcp_connect_addr`].
+    fn register<H: io::Read + io::Write + Send + 'static>(
+        &self,
+        _: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        Err::<Socket, _>(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl FuturesStream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    /// Never called: lapin is given a stream that is connected.
+    fn tcp_connect_addr(&self, _: SocketAddr) -> impl Future<Output = io::Result<Screened>> + Send + 'static {
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
     }
 }
