@@ -63,10 +63,14 @@ impl Fixture for Vhost {
 
     async fn put_garbage(&self, queue: &str) {
         let with_headers = |headers: &[u8]| [b"\x20\0", headers].concat();
-        // Tables in tables, far deeper than a stack is.
-        let mut nested = vec![0; 4];
-        while nested.len() < 100_000 {
-            nested = table(b"", &[b"F", &nested[..]].concat());
+        // Tables in tables, and lists in lists, as deep as a frame of headers goes, far deeper than a stack is.
+        const ROOM: usize = 131_072 - 8 - 14;
+        let (mut tables, mut lists) = (vec![0; 4], b"A\0\0\0\0".to_vec());
+        while tables.len() + 6 <= ROOM {
+            tables = table(b"", &[b"F", &tables[..]].concat());
+        }
+        while lists.len() + 5 + 5 <= ROOM {
+            lists = [&b"A"[..], &(lists.len() as u32).to_be_bytes(), &lists].concat();
         }
         // RabbitMQ passes these on.
         for properties in [
@@ -75,12 +79,17 @@ impl Fixture for Vhost {
             with_headers(&table(b"\xff\xfe", b"V")),
             with_headers(&table(b"id", b"S\0\0\0\x01\xff")),
             b"\x80\0\x02\xc3\x28".to_vec(),
-            with_headers(&nested),
+            with_headers(&tables),
+            with_headers(&table(b"", &lists)),
         ] {
             let mut client = RawClient::connect(self);
             client.publish(queue, &properties, b"\xff\0\xfe");
             assert!(client.is_alive(queue), "RabbitMQ took no offence before");
         }
+        // So it does with a routing key that is not UTF-8, which it repeats to who takes the message.
+        let mut client = RawClient::connect(self);
+        client.publish_to(queue, b"\xff\xfe", b"x");
+        assert!(client.is_alive(queue), "RabbitMQ took no offence before");
         // RabbitMQ itself may hang up over a type that nobody knows, a list cut off, a table longer than the headers.
         for value in [&b"?"[..], b"A\0\0\0\x02I\0", b"F\0\0\0\x05\x01aV\0\0"] {
             let mut client = RawClient::connect(self);

@@ -92,6 +92,24 @@ impl RawClient {
         }
     }
 
+    /// Publishes to a queue by a routing key of any bytes, over an exchange of its own that sends everything there.
+    pub(crate) fn publish_to(&mut self, queue: &str, routing_key: &[u8], body: &[u8]) {
+        let exchange = short(&format!("{queue}-all"));
+        let rest = b"\0\0\0\0\0"; // No flags, no arguments.
+        let declare = [b"\0\0", &exchange[..], &short("fanout"), rest].concat();
+        self.method(1, (40, 10), &declare);
+        self.expect((40, 11));
+        let bind = [b"\0\0", &short(queue)[..], &exchange, b"\0", rest].concat();
+        self.method(1, (50, 20), &bind);
+        self.expect((50, 21));
+        let length = u8::try_from(routing_key.len()).unwrap();
+        let place = [b"\0\0", &exchange[..], &[length], routing_key, b"\0"].concat();
+        self.method(1, (60, 40), &place);
+        let size = (body.len() as u64).to_be_bytes();
+        self.frame(2, 1, &[b"\0\x3c\0\0", &size[..], b"\0\0"].concat());
+        self.frame(3, 1, body);
+    }
+
     /// The content header and the body of the next message of a queue, which must be there; it is acknowledged.
     pub(crate) fn get(&mut self, queue: &str) -> (Vec<u8>, Vec<u8>) {
         let no_ack = 1;
