@@ -32,7 +32,10 @@ const NAMED_BY: [(&str, &[&str]); 6] = [
         "redis",
         &["broker/redis", "backend/redis", "redis_link", "redis_url"],
     ),
-    ("cap_std", &["broker/filesystem", "backend/filesystem"]),
+    (
+        "cap_std",
+        &["broker/filesystem", "backend/filesystem", "sandbox/cache"],
+    ),
     ("anyhow", &["cli/", "main.rs"]),
 ];
 

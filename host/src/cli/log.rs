@@ -7,9 +7,11 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Celery's log levels.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -35,11 +37,16 @@ pub(super) fn start(level: Level) {
         Level::Error | Level::Critical => tracing::Level::ERROR,
     };
     // Libraries speak up only when the user asked for everything: their lines are not about tasks.
-    let _ = tracing_subscriber::fmt()
+    let everything = level == tracing::Level::DEBUG;
+    let wanted = filter_fn(move |metadata| everything || metadata.target().starts_with("celerybox"));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_max_level(level)
         .with_ansi(std::io::stderr().is_terminal())
         .event_format(CeleryFormat)
+        .with_filter(wanted);
+    let _ = tracing_subscriber::registry()
+        .with(LevelFilter::from_level(level))
+        .with(lines)
         .try_init();
 }
 
