@@ -131,7 +131,9 @@ fn trapped(trap: Trap, guest: &Guest, limits: &Limits) -> Failure {
         ),
         // What a guest does that got no more memory: most languages abort.
         Trap::UnreachableCodeReached | Trap::MemoryOutOfBounds | Trap::AllocationTooLarge => {
-            refused(guest, limits).unwrap_or_else(|| trap_failure(trap))
+            refused(guest, limits)
+                .or_else(|| panicked(guest))
+                .unwrap_or_else(|| trap_failure(trap))
         }
         _ => trap_failure(trap),
     }
@@ -139,6 +141,20 @@ fn trapped(trap: Trap, guest: &Guest, limits: &Limits) -> Failure {
 
 fn trap_failure(trap: Trap) -> Failure {
     Failure::new("builtins", "RuntimeError", format!("wasm trap: {trap}"))
+}
+
+/// A Rust panic: it prints where and why to stderr and then traps.
+fn panicked(guest: &Guest) -> Option<Failure> {
+    let message = panic_message(&guest.output.as_ref()?.tail())?;
+    Some(Failure::new("builtins", "RuntimeError", message))
+}
+
+/// `panicked at src/lib.rs:3:5: why`, out of what Rust's panic handler prints.
+fn panic_message(stderr: &str) -> Option<String> {
+    let start = stderr.rfind("panicked at ")?;
+    let lines = stderr.get(start..)?.lines();
+    let lines: Vec<&str> = lines.take_while(|line| !line.starts_with("note: ")).collect();
+    Some(cut(&lines.join(" "), 1024).trim_end().to_owned())
 }
 
 fn exit(code: i32) -> Failure {
@@ -238,7 +254,7 @@ fn traceback(error: &wasmtime::Error, guest: &Guest) -> Option<String> {
 }
 
 /// At most so many bytes of a text.
-fn cut(text: &str, most: usize) -> &str {
+pub(super) fn cut(text: &str, most: usize) -> &str {
     text.get(..text.floor_char_boundary(most)).unwrap_or_default()
 }
 
@@ -292,6 +308,16 @@ mod tests {
         let long = raised("builtins", "ValueError", "[]", &"\x1b[31m".repeat(100_000));
         let traceback = long.traceback.unwrap();
         assert!(traceback.len() <= TRACEBACK && !traceback.contains('\x1b'));
+    }
+
+    #[test]
+    fn a_rust_panic_is_told_in_one_line() {
+        let stderr = "before\nthread '<unnamed>' (1) panicked at src/lib.rs:3:5:\noh no\nnote: run with `RUST_BACKTRACE=1`\n";
+        assert_eq!(
+            panic_message(stderr).as_deref(),
+            Some("panicked at src/lib.rs:3:5: oh no")
+        );
+        assert_eq!(panic_message("all is well\n"), None);
     }
 
     #[test]

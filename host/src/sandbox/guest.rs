@@ -12,7 +12,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
 
 use super::bindings::celerybox::task::{context, publisher, results, types};
 use super::limiter::Usage;
-use super::output::{Output, Pipe, Stream, safe};
+use super::output::{Output, Pipe, Stream, one_line, safe};
 use super::turn::Turn;
 use super::{Call, Limits, fault, json};
 use crate::message::envelope::properties_to_json;
@@ -40,6 +40,7 @@ pub(super) struct Guest {
     call: Option<Call>,
     host_calls: u64,
     state_updates: u64,
+    log_is_full: bool,
     pub(super) retry: Option<Retry>,
 }
 
@@ -90,6 +91,7 @@ impl Guest {
             call,
             host_calls: 0,
             state_updates: 0,
+            log_is_full: false,
             retry: None,
         }
     }
@@ -254,15 +256,19 @@ impl context::Host for Guest {
         let line = message
             .get(..message.floor_char_boundary(LOG_LINE))
             .unwrap_or_default();
+        let (task, id) = match &self.call {
+            Some(call) => (one_line(call.request.shown_name()), one_line(&call.request.id)),
+            None => Default::default(),
+        };
         // As much as the guest may print; what is more is dropped like what it prints.
         if !self.output().spend(line.len() + 1) {
+            if !std::mem::replace(&mut self.log_is_full, true) {
+                let limit = self.limits.output;
+                tracing::warn!("{task}[{id}]: … log truncated (limit output: {limit} bytes)");
+            }
             return Ok(());
         }
-        let line = safe(line.replace('\n', "\\n").as_bytes());
-        let (task, id) = match &self.call {
-            Some(call) => (call.request.shown_name(), call.request.id.as_str()),
-            None => ("", ""),
-        };
+        let line = one_line(line);
         match level {
             context::Level::Debug => tracing::debug!("{task}[{id}]: {line}"),
             context::Level::Info => tracing::info!("{task}[{id}]: {line}"),

@@ -21,8 +21,8 @@ use crate::task::Definition;
 
 /// How many tasks one component may have.
 const MOST_TASKS: usize = 256;
-/// How long a component may take to declare them.
-const DESCRIBE_TIME: Duration = Duration::from_secs(2);
+/// How long a component may take to declare them; an interpreter on a busy machine needs some of it.
+const DESCRIBE_TIME: Duration = Duration::from_secs(5);
 /// What it may use for that, beside its memory.
 const DESCRIBE_BYTES: usize = 256 * 1024;
 const DESCRIBE_FUEL: u64 = 1_000_000_000;
@@ -80,7 +80,7 @@ impl Sandbox {
     pub async fn load(&self, path: &Path) -> Result<Component, LoadError> {
         let inner = Arc::clone(&self.inner);
         let path = path.to_owned();
-        let _turn = inner.compiling.acquire().await;
+        let compiling = inner.compiling.acquire().await;
         let compile = {
             let (inner, path) = (Arc::clone(&inner), path.clone());
             move || compile(&inner, &path)
@@ -88,7 +88,7 @@ impl Sandbox {
         let compiled = tokio::task::spawn_blocking(compile)
             .await
             .map_err(|error| LoadError::Host(error.to_string()))??;
-        drop(_turn);
+        drop(compiling);
         let definitions = describe(&inner, &compiled.pre, compiled.memories).await?;
         let name = path
             .file_stem()

@@ -62,7 +62,7 @@ impl Output {
     /// Takes `bytes` off what may still be kept, for a log line that goes elsewhere. False: no more of them.
     pub(super) fn spend(&self, bytes: usize) -> bool {
         let mut kept = self.kept();
-        if kept.limit - kept.text.len() < bytes {
+        if kept.limit.saturating_sub(kept.text.len()) < bytes {
             return false;
         }
         kept.limit -= bytes;
@@ -146,6 +146,11 @@ pub(super) fn safe(bytes: &[u8]) -> String {
         }
     }
     shown
+}
+
+/// Text of a guest or a sender as one line that is safe to show.
+pub(super) fn one_line(text: &str) -> String {
+    safe(text.replace('\n', "\\n").as_bytes())
 }
 
 fn turns_direction(c: char) -> bool {

@@ -56,6 +56,9 @@ pub struct Run {
     pub peak_memory: usize,
 }
 
+/// The longest reason of a reject that is stored, bytes.
+const LONGEST_REASON: usize = 4096;
+
 /// How supervised work ended.
 pub(super) enum Ended<T> {
     /// By itself.
@@ -228,7 +231,9 @@ fn ended_with(ending: Ending, guest: &mut Guest, limits: &Limits) -> Outcome {
             None => not_accepted("retry"),
         },
         Ending::Reject(reject) => Outcome::Reject {
-            reason: reject.reason,
+            reason: reject
+                .reason
+                .map(|reason| fault::cut(&reason, LONGEST_REASON).to_owned()),
             requeue: reject.requeue,
         },
         Ending::Ignore => Outcome::Ignore,

@@ -13,7 +13,6 @@ pub(crate) struct RawClient {
 /// What `queue.declare` with `passive` tells of a queue.
 pub(crate) struct QueueCounts {
     pub(crate) ready: u32,
-    pub(crate) consumers: u32,
 }
 
 impl RawClient {
@@ -54,7 +53,6 @@ impl RawClient {
         let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
         QueueCounts {
             ready: number(&numbers[..4]),
-            consumers: number(&numbers[4..8]),
         }
     }
 

@@ -11,7 +11,7 @@ async fn refused(guest: Guest) -> String {
     let lab = Lab::new().await;
     let started = Instant::now();
     let error = lab.refused(&guest.component()).await.to_string();
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(started.elapsed() < Duration::from_secs(20));
     error
 }
 
@@ -31,7 +31,7 @@ async fn t36_a_declaration_that_traps_loops_or_grows_is_refused() {
     let error = refused(describe("unreachable")).await;
     assert!(error.contains("unreachable"), "{error}");
     let error = refused(describe("(loop $for-ever (br $for-ever))")).await;
-    assert!(error.contains("longer than 2 s"), "{error}");
+    assert!(error.contains("longer than 5 s"), "{error}");
     let error = refused(describe("(drop (call $allocate (i32.const 200000000)))")).await;
     assert!(error.contains("134217728 bytes of memory"), "{error}");
     let error = refused(Guest {

@@ -60,11 +60,14 @@ async fn t40_a_rust_panic_tells_where_it_was() {
     let run = lab
         .run_hostile("hostile.panics", Attack::with(json!(["oh no"])))
         .await;
-    let failure = failure(run);
-    let traceback = failure.traceback.clone().unwrap_or_default();
-    let told = format!("{} {traceback}", failure.repr());
-    assert!(told.contains("oh no"), "{failure:?}");
-    assert!(told.contains("lib.rs"), "{failure:?}");
+    let failure = assert_fails(run, "RuntimeError", "oh no");
+    assert!(
+        failure
+            .repr()
+            .contains("panicked at tests/guests/hostile/src/lib.rs"),
+        "{failure:?}"
+    );
+    assert!(failure.traceback.unwrap().contains("wasm backtrace"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
