@@ -71,7 +71,7 @@ pub(super) struct Connection {
     pub(super) channel: Channel,
     /// What the server says about itself.
     server: FieldTable,
-    _cut: oneshot::Sender<()>,
+    cut: oneshot::Sender<()>,
 }
 
 impl Connection {
@@ -104,7 +104,7 @@ impl Connection {
             lapin,
             channel,
             server: server_properties(&start.unwrap_or_default()),
-            _cut: cut,
+            cut,
         })
     }
 
@@ -125,7 +125,10 @@ impl Connection {
     /// Writes what is to be written, says goodbye and waits for the server's goodbye, which says that it has read
     /// everything.
     pub(super) async fn close(self) -> Result<(), Lost> {
-        Ok(self.lapin.close(200, ShortString::from("bye")).await?)
+        self.lapin.close(200, ShortString::from("bye")).await?;
+        // Nobody is there to hear of it when lapin's thread is done already.
+        let _ = self.cut.send(());
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a frame from the broker must look like before lapin sees it.
 //!
-//! Headers, routing keys and properties are their sender's choice, and brokers pass them on unread: lapin parses
-//! nested tables down the stack until that overflows, and ends the connection over text that is not UTF-8, again and
-//! again, since the message comes back. So both are taken out of the frames on their way in.
+//! Headers, routing keys and properties are their sender's choice, and RabbitMQ passes on 26,000 lists in one another,
+//! for which lapin needs more than 32 MiB of stack, and text that is not UTF-8, over which lapin ends the connection,
+//! again and again, since the message comes back. So both are taken out of the frames on their way in.
 
 use std::ops::Range;
 

@@ -82,7 +82,7 @@ impl AsyncWrite for Socket {
 }
 
 /// The stream that lapin reads and writes. It ends when the other end of `cut` is dropped: lapin's thread would
-/// otherwise wait for a silent server for ever.
+/// otherwise wait for a silent server for ever. After a message on `cut` it ends when the server ends it.
 pub(super) struct Screened {
     inner: AsyncTcpStream<Socket>,
     screen: Screen,
@@ -91,7 +91,7 @@ pub(super) struct Screened {
     passed: Vec<u8>,
     taken: usize,
     start: Arc<Mutex<Option<Vec<u8>>>>,
-    cut: oneshot::Receiver<()>,
+    cut: Option<oneshot::Receiver<()>>,
 }
 
 impl Screened {
@@ -109,7 +109,7 @@ impl Screened {
             passed: Vec::new(),
             taken: 0,
             start,
-            cut,
+            cut: Some(cut),
         }
     }
 }
@@ -134,9 +134,13 @@ impl AsyncRead for Screened {
             this.passed.clear();
             this.taken = 0;
             let Poll::Ready(count) = Pin::new(&mut this.inner).poll_read(cx, &mut this.read)? else {
-                return match Pin::new(&mut this.cut).poll(cx) {
-                    Poll::Ready(_) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
-                    Poll::Pending => Poll::Pending,
+                return match this.cut.as_mut().map(|cut| Pin::new(cut).poll(cx)) {
+                    Some(Poll::Ready(Err(_))) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                    Some(Poll::Ready(Ok(()))) => {
+                        this.cut = None;
+                        Poll::Pending
+                    }
+                    _ => Poll::Pending,
                 };
             };
             if count == 0 {
