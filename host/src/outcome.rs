@@ -1,5 +1,7 @@
 //! How a run ended, and what is stored of it (contract section 3.10).
 
+use std::fmt;
+
 use crate::message::JsonMap;
 
 /// A task state (contract section 5.1).
@@ -226,6 +228,20 @@ pub enum RetryWhen {
 impl Default for RetryWhen {
     fn default() -> Self {
         RetryWhen::Countdown(0.0)
+    }
+}
+
+/// In Celery's words: `Retry in 2s: ConnectionError('busy')`.
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.when {
+            RetryWhen::Countdown(seconds) => write!(f, "Retry in {seconds}s")?,
+            RetryWhen::Eta(eta) => write!(f, "Retry at {eta}")?,
+        }
+        match &self.exc {
+            Some(exc) => write!(f, ": {}", exc.repr()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -143,16 +143,7 @@ fn report(task: &str, outcome: Outcome) -> ExitCode {
             eprintln!("{task} failed: {}", failure.repr());
         }
         Outcome::TimeLimit(limit) => eprintln!("{task} failed: TimeLimitExceeded({limit})"),
-        Outcome::Retry(retry) => {
-            let because = retry
-                .exc
-                .map(|exc| format!(" because of {}", exc.repr()))
-                .unwrap_or_default();
-            eprintln!(
-                "{task} asks for a retry{because}; a worker would run it again ({:?})",
-                retry.when
-            );
-        }
+        Outcome::Retry(retry) => eprintln!("{task} asks to be run again: {retry}"),
         Outcome::Reject { reason, requeue } => {
             eprintln!(
                 "{task} rejected its message: {} (requeue: {requeue})",

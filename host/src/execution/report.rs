@@ -4,7 +4,7 @@ use tracing::{error, info, warn};
 
 use crate::message::request::Identity;
 use crate::message::{Request, Unusable, repr};
-use crate::outcome::{Outcome, Retry, RetryWhen};
+use crate::outcome::Outcome;
 use crate::sandbox::Run;
 
 /// A run came to its end.
@@ -30,7 +30,7 @@ pub(super) fn finished(request: &Request, run: &Run) {
             error!("Task {name}[{id}] raised unexpected: {}\n{trace}", failure.repr());
         }
         Outcome::TimeLimit(limit) => error!("Hard time limit ({limit}s) exceeded for {name}[{id}]"),
-        Outcome::Retry(retry) => info!("Task {name}[{id}] retry: {}", retry_text(retry)),
+        Outcome::Retry(retry) => info!("Task {name}[{id}] retry: {retry}"),
         Outcome::Reject { reason, requeue } => {
             info!(
                 "Task {name}[{id}] rejected: {} (requeue: {requeue})",
@@ -67,15 +67,4 @@ pub(super) fn unregistered(identity: &Identity) {
          component that declares it among those given with --tasks? `celerybox tasks` lists what they declare.",
         identity.task, identity.id
     );
-}
-
-fn retry_text(retry: &Retry) -> String {
-    let when = match &retry.when {
-        RetryWhen::Countdown(seconds) => format!("in {seconds}s"),
-        RetryWhen::Eta(eta) => format!("at {eta}"),
-    };
-    match &retry.exc {
-        Some(exc) => format!("Retry {when}: {}", exc.repr()),
-        None => format!("Retry {when}"),
-    }
 }

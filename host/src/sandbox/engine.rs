@@ -25,7 +25,7 @@ const ASYNC_STACK: usize = 2 * MIB;
 /// What an ended run leaves mapped, wiped by writing instead of by giving the pages back: giving back makes every
 /// processor of the process flush its address cache, which costs more than the run itself as soon as there are two.
 /// Where the kernel tells which pages were written (Linux 6.7), only those are wiped.
-const MEMORY_KEPT: usize = 2 * MIB;
+const MEMORY_KEPT: usize = MIB / 2;
 const TABLE_KEPT: usize = 64 * 1024;
 const STACK_KEPT: usize = 64 * 1024;
 /// The largest memory a component can have without 64-bit addresses.

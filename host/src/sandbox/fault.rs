@@ -140,7 +140,7 @@ fn trapped(trap: Trap, guest: &Guest, limits: &Limits) -> Failure {
 }
 
 fn trap_failure(trap: Trap) -> Failure {
-    Failure::new("builtins", "RuntimeError", format!("wasm trap: {trap}"))
+    Failure::new("builtins", "RuntimeError", trap.to_string())
 }
 
 /// A Rust panic: it prints where and why to stderr and then traps.
