@@ -10,7 +10,8 @@ use crate::message::{Message, Outgoing, Request, Unusable, retry};
 use crate::outcome::{Failure, Outcome, State, StoredResult};
 use crate::policy::admit::Plan;
 
-/// One thing to do. Effects are carried out in order; a store that fails ends the list.
+/// One thing to do. Effects are carried out in order; after a store that failed, an unacknowledged message goes back
+/// instead of being settled as the list says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Send a message.
