@@ -11,7 +11,7 @@ mod backoff;
 use std::fmt;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::message::{Message, Outgoing, Route};
 
@@ -45,22 +45,58 @@ pub enum Verdict {
 /// The right to settle one delivery. Settling consumes it, so that nothing is settled twice.
 ///
 /// Dropping it settles nothing: the message stays unacknowledged and goes back when the broker closes.
-pub struct Receipt(Box<dyn FnOnce(Verdict) + Send>);
+pub struct Receipt {
+    settle: Box<dyn FnOnce(Verdict) + Send>,
+    lost: Option<watch::Receiver<bool>>,
+}
 
 impl Receipt {
     /// A receipt that hands its verdict to `settle`, which must not block.
     pub fn new(settle: impl FnOnce(Verdict) + Send + 'static) -> Self {
-        Self(Box::new(settle))
+        Self {
+            settle: Box::new(settle),
+            lost: None,
+        }
+    }
+
+    /// Ties the receipt to the connection the message came over: `lost` turns true (or its sender is dropped) when
+    /// that is gone and the broker delivers the message again, here or elsewhere (contract section 3.13).
+    #[must_use]
+    pub fn over(self, lost: watch::Receiver<bool>) -> Self {
+        Self {
+            lost: Some(lost),
+            ..self
+        }
     }
 
     /// Acknowledges the message.
     pub fn ack(self) {
-        (self.0)(Verdict::Ack);
+        (self.settle)(Verdict::Ack);
     }
 
     /// Refuses the message.
     pub fn reject(self, requeue: bool) {
-        (self.0)(Verdict::Reject { requeue });
+        (self.settle)(Verdict::Reject { requeue });
+    }
+
+    /// Whether the message belongs to this worker no more: its connection is gone.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+            .as_ref()
+            .is_some_and(|lost| *lost.borrow() || lost.has_changed().is_err())
+    }
+
+    /// Waits until the message belongs to this worker no more; for ever where that cannot happen.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        let lost = self.lost.clone();
+        async move {
+            match lost {
+                Some(mut lost) => {
+                    let _ = lost.wait_for(|lost| *lost).await;
+                }
+                None => std::future::pending().await,
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::worker::Serving;
 use super::{Common, Connection};
-use crate::config::connect::{self, masked};
+use crate::config::connect::{self, all_masked, masked};
 use crate::sandbox::registry::Registry;
 use crate::task::{Definition, RetryLimit};
 
@@ -74,7 +74,7 @@ impl Check {
         let registry = super::load(&settings, settings.concurrency()).await?;
         println!(
             "broker:         {}",
-            settings.broker_url.as_deref().map_or("embedded".into(), masked)
+            settings.broker_url.as_ref().map_or("embedded".into(), all_masked)
         );
         let backend = settings.result_backend.as_deref().map(masked);
         let none = if settings.broker_url.is_none() {

@@ -110,7 +110,7 @@ impl Common {
 impl Connection {
     fn apply(&self, settings: &mut Settings) {
         if let Some(broker) = &self.broker {
-            settings.broker_url = Some(broker.clone());
+            settings.broker_url = Some(broker.as_str().into());
         }
         if let Some(backend) = &self.result_backend {
             settings.result_backend = Some(backend.clone());

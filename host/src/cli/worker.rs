@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::{Common, Connection};
 use crate::config::Settings;
-use crate::config::connect::{self, Folders, masked};
+use crate::config::connect::{self, Folders, all_masked, masked};
 use crate::execution::{Execution, Prefetch};
 use crate::sandbox::registry::Registry;
 use crate::shutdown::Shutdown;
@@ -164,8 +164,8 @@ fn node_name(pattern: &str) -> String {
 fn banner(settings: &Settings, hostname: &str, queues: &[String], registry: &Registry) {
     let broker = settings
         .broker_url
-        .as_deref()
-        .map_or("the folder below".into(), masked);
+        .as_ref()
+        .map_or("the folder below".into(), all_masked);
     let results = match (&settings.result_backend, &settings.broker_url) {
         (Some(url), _) => masked(url),
         (None, None) => "the folder below".into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::Settings;
+use super::{OneOrMany, Settings};
 use crate::backend::filesystem::FilesystemBackend;
 use crate::backend::redis::{self as redis_backend, RedisBackend};
 use crate::backend::rpc::RpcBackend;
@@ -52,7 +52,7 @@ struct ResultTransport {
 
 /// The broker of these settings.
 pub fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
-    let Some(url) = &settings.broker_url else {
+    let Some(url) = settings.broker_url.as_ref().and_then(|urls| urls.all().next()) else {
         let folders = embedded(settings).map_err(BrokerError::Config)?;
         let options = filesystem::Options {
             data_folder_in: folders.queue.clone(),
@@ -122,6 +122,11 @@ pub fn backend(
             "result_backend: unknown scheme {other:?}; expected {BACKENDS}"
         ))),
     }
+}
+
+/// Several URLs for people: their passwords are not shown.
+pub fn all_masked(urls: &OneOrMany) -> String {
+    urls.all().map(masked).collect::<Vec<_>>().join(";")
 }
 
 /// A URL for people: its password is not shown.

@@ -3,111 +3,18 @@
 //! Precedence: command line, environment, file, default. Unknown keys are errors.
 
 pub mod connect;
+pub mod elsewhere;
+mod settings;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use crate::policy::admit::Defaults;
-use crate::sandbox::Limits;
+
+pub use settings::{OneOrMany, SETTINGS, Settings};
 
 /// The file that is read when none is named and it is there.
 pub const DEFAULT_FILE: &str = "celerybox.toml";
-
-/// Everything that can be set in the configuration file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Where messages come from; `None` works in `data_dir`.
-    pub broker_url: Option<String>,
-    /// Options of the broker, with kombu's names.
-    pub broker_transport_options: toml::Table,
-    /// Where outcomes go; `None` stores nothing, or in `data_dir` when messages come from there.
-    pub result_backend: Option<String>,
-    /// Options of the result backend.
-    pub result_backend_transport_options: toml::Table,
-    /// Seconds that results are kept; 0 keeps them for ever.
-    pub result_expires: f64,
-    /// Seconds that failures are kept, when that differs.
-    pub result_failure_expires: Option<f64>,
-    /// Store name, arguments, worker, retries and queue with each result.
-    pub result_extended: bool,
-    /// RPC results survive a restart of the broker.
-    pub result_persistent: bool,
-    /// Serializers taken: names or content types.
-    pub accept_content: Vec<String>,
-    /// The queue consumed when none is named.
-    pub task_default_queue: String,
-    /// Acknowledge after the run instead of before it.
-    pub task_acks_late: bool,
-    /// With late acks: acknowledge also tasks that failed or ran into their time limit.
-    pub task_acks_on_failure_or_timeout: bool,
-    /// The same for failures only.
-    pub task_acks_on_failure: Option<bool>,
-    /// The same for time limits only.
-    pub task_acks_on_timeout: Option<bool>,
-    /// With late acks: put a message back when the sandbox itself failed.
-    pub task_reject_on_worker_lost: bool,
-    /// Store no state of tasks that succeed.
-    pub task_ignore_result: bool,
-    /// Store errors all the same.
-    pub task_store_errors_even_if_ignored: bool,
-    /// Store STARTED.
-    pub task_track_started: bool,
-    /// Hard time limit, seconds.
-    pub task_time_limit: Option<f64>,
-    /// Soft time limit, seconds.
-    pub task_soft_time_limit: Option<f64>,
-    /// Tasks that run at the same time; `None`: one for each processor.
-    pub worker_concurrency: Option<u32>,
-    /// Messages held for each running task; 0: no limit.
-    pub worker_prefetch_multiplier: u32,
-    /// The most messages held while tasks wait for their ETA.
-    pub worker_eta_task_limit: Option<u32>,
-    /// Components and folders of components.
-    pub tasks: Vec<PathBuf>,
-    /// The folder of the embedded broker and result backend.
-    pub data_dir: PathBuf,
-    /// The folder of compiled components.
-    pub cache_dir: Option<PathBuf>,
-    /// What one run may use.
-    pub limits: Limits,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            broker_url: None,
-            broker_transport_options: toml::Table::new(),
-            result_backend: None,
-            result_backend_transport_options: toml::Table::new(),
-            result_expires: 86400.0,
-            result_failure_expires: None,
-            result_extended: false,
-            result_persistent: false,
-            accept_content: vec!["json".into()],
-            task_default_queue: "celery".into(),
-            task_acks_late: false,
-            task_acks_on_failure_or_timeout: true,
-            task_acks_on_failure: None,
-            task_acks_on_timeout: None,
-            task_reject_on_worker_lost: false,
-            task_ignore_result: false,
-            task_store_errors_even_if_ignored: false,
-            task_track_started: false,
-            task_time_limit: None,
-            task_soft_time_limit: None,
-            worker_concurrency: None,
-            worker_prefetch_multiplier: 4,
-            worker_eta_task_limit: None,
-            tasks: Vec::new(),
-            data_dir: PathBuf::from("celerybox-data"),
-            cache_dir: None,
-            limits: Limits::default(),
-        }
-    }
-}
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +57,14 @@ impl Settings {
             path: path.to_owned(),
             message: error.to_string(),
         };
+        let table: toml::Table = toml::from_str(&text).map_err(malformed)?;
+        let unknown: Vec<String> = table.keys().filter_map(|name| unknown(name)).collect();
+        if !unknown.is_empty() {
+            return Err(SettingsError::Malformed {
+                path: path.to_owned(),
+                message: unknown.join("\n"),
+            });
+        }
         toml::from_str(&text).map_err(malformed)
     }
 
@@ -215,7 +130,7 @@ impl Settings {
             acks_late: self.task_acks_late,
             acks_on_failure: self.task_acks_on_failure.unwrap_or(either),
             acks_on_timeout: self.task_acks_on_timeout.unwrap_or(either),
-            reject_on_worker_lost: self.task_reject_on_worker_lost,
+            reject_on_worker_lost: self.task_reject_on_worker_lost.unwrap_or(false),
             ignore_result: self.task_ignore_result,
             store_errors_even_if_ignored: self.task_store_errors_even_if_ignored,
             track_started: self.task_track_started,
@@ -243,6 +158,30 @@ impl Settings {
     }
 }
 
+/// What is wrong with a name in the file; a setting that does nothing here is only mentioned.
+fn unknown(name: &str) -> Option<String> {
+    if SETTINGS.iter().any(|(known, _)| *known == name) {
+        return None;
+    }
+    if let Some(reason) = elsewhere::reason(name) {
+        tracing::warn!("the setting {name} has no effect: {reason}");
+        return None;
+    }
+    let known = SETTINGS.iter().map(|(known, _)| *known);
+    let all = known.chain(elsewhere::ELSEWHERE.iter().map(|(known, _)| *known));
+    Some(match nearest(name, all) {
+        Some(nearest) => format!("unknown setting {name}; did you mean {nearest}?"),
+        None => format!("unknown setting {name}; the README lists all of them"),
+    })
+}
+
+/// The most similar of some names, when one is similar at all.
+pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = names.map(|known| (strsim::jaro_winkler(name, known), known));
+    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 > 0.8).then_some(best.1)
+}
+
 /// The content type of a serializer that this version understands, by name or content type.
 fn content_type(name: &str) -> Option<String> {
     matches!(name, "json" | "application/json").then(|| "application/json".to_owned())
@@ -254,13 +193,15 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_it() {
-        let error = toml::from_str::<Settings>("task_time_limt = 3")
-            .unwrap_err()
-            .to_string();
+        let error = unknown("task_time_limt").unwrap();
         assert!(
             error.contains("task_time_limt") && error.contains("task_time_limit"),
             "{error}"
         );
+        assert!(unknown("zzz").unwrap().contains("README"));
+        for fine in ["task_time_limit", "worker_pool", "beat_schedule"] {
+            assert_eq!(unknown(fine), None, "{fine}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Decisions about one request, as pure functions.
 
 pub mod admit;
+pub mod publish;
 pub mod retry;
