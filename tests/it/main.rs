@@ -6,6 +6,7 @@
 mod amqp;
 mod cli;
 mod conformance;
+mod content;
 mod filesystem;
 mod fleet;
 mod golden;

@@ -111,7 +111,7 @@ impl Worker {
             registry,
             broker,
             backend,
-            defaults: settings.task_defaults(),
+            defaults: settings.task_defaults()?,
             hostname: Arc::clone(&hostname),
             result_extended: settings.result_extended,
             slots: Arc::new(Semaphore::new(settings.concurrency() as usize)),

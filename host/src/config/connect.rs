@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use super::{OneOrMany, Settings};
 use crate::backend::filesystem::FilesystemBackend;
+use crate::backend::persistent::{Persistent, Retries};
 use crate::backend::redis::{self as redis_backend, RedisBackend};
 use crate::backend::rpc::RpcBackend;
 use crate::backend::{BackendError, ResultBackend};
@@ -84,12 +86,17 @@ pub fn backend(
     settings: &Settings,
     broker: &Arc<dyn Broker>,
 ) -> Result<Option<Arc<dyn ResultBackend>>, BackendError> {
+    let documents = match settings.content() {
+        Ok(content) => content.documents,
+        Err(wrong) => return Err(BackendError::Config(wrong.join("\n"))),
+    };
     let Some(url) = &settings.result_backend else {
         if settings.broker_url.is_some() {
             return Ok(None);
         }
         let folders = embedded(settings).map_err(BackendError::Config)?;
-        return Ok(Some(Arc::new(FilesystemBackend::new(&folders.results)?)));
+        let backend = FilesystemBackend::new(&folders.results)?.documents(documents);
+        return Ok(Some(persistent(settings, Arc::new(backend))));
     };
     match scheme(url) {
         "redis" | "rediss" | "redis+socket" | "unix" => {
@@ -101,13 +108,24 @@ pub fn backend(
                 result_expires: settings.result_expires(),
                 result_failure_expires: crate::policy::admit::seconds(settings.result_failure_expires),
                 global_keyprefix: transport.global_keyprefix,
+                response_timeout: crate::policy::admit::seconds(Some(settings.redis_socket_timeout))
+                    .unwrap_or(redis_backend::NO_TIMEOUT),
                 ..redis_backend::Options::default()
             };
-            Ok(Some(Arc::new(RedisBackend::new(url, options)?)))
+            let backend = RedisBackend::new(url, options)?.documents(documents);
+            Ok(Some(persistent(settings, Arc::new(backend))))
         }
-        "rpc" => Ok(Some(Arc::new(
-            RpcBackend::new(Arc::clone(broker)).persistent(settings.result_persistent),
-        ))),
+        "rpc" => {
+            if settings.result_compression.is_some() {
+                tracing::warn!(
+                    "the setting result_compression has no effect: RPC results are never compressed"
+                );
+            }
+            let backend = RpcBackend::new(Arc::clone(broker))
+                .persistent(settings.result_persistent)
+                .documents(documents);
+            Ok(Some(persistent(settings, Arc::new(backend))))
+        }
         "file" => {
             let path = url::Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
             let path = path.ok_or_else(|| {
@@ -115,13 +133,27 @@ pub fn backend(
                     "result_backend: {url:?} names no folder; write file:///folder"
                 ))
             })?;
-            Ok(Some(Arc::new(FilesystemBackend::new(&path)?)))
+            let backend = FilesystemBackend::new(&path)?.documents(documents);
+            Ok(Some(persistent(settings, Arc::new(backend))))
         }
         "disabled" => Ok(None),
         other => Err(BackendError::Config(format!(
             "result_backend: unknown scheme {other:?}; expected {BACKENDS}"
         ))),
     }
+}
+
+/// The backend, asked again as `result_backend_always_retry` and its fellows say.
+fn persistent(settings: &Settings, backend: Arc<dyn ResultBackend>) -> Arc<dyn ResultBackend> {
+    if !settings.result_backend_always_retry {
+        return backend;
+    }
+    let retries = Retries {
+        most: settings.result_backend_max_retries,
+        base: Duration::from_millis(settings.result_backend_base_sleep_between_retries_ms),
+        longest: Duration::from_millis(settings.result_backend_max_sleep_between_retries_ms),
+    };
+    Arc::new(Persistent::new(backend, retries))
 }
 
 /// Several URLs for people: their passwords are not shown.
