@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use tokio::sync::Semaphore;
 
 use super::{Common, Connection};
 use crate::config::Settings;
 use crate::config::connect::{self, Folders, all_masked, masked};
-use crate::execution::{Execution, Prefetch};
+use crate::execution::Execution;
+use crate::execution::active::Active;
+use crate::policy::annotate::annotate;
 use crate::sandbox::registry::Registry;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, exec_again};
 use crate::worker::{self, Ended};
 
 /// Take tasks from a broker and run each in a sandbox of its own.
@@ -96,33 +97,34 @@ impl Worker {
         self.connection.apply(&mut settings);
         self.serving.apply(&mut settings)?;
         let queues = self.queues(&settings);
+        let hostname = node_name(&self.hostname);
+        let options = settings.execution(&hostname, None)?;
+        let most = options.autoscale.map_or(options.concurrency, |scale| scale.max);
         let shutdown = Shutdown::default();
-        shutdown.follow_signals().context("cannot follow signals")?;
+        let active = Arc::<Active>::default();
+        let dump = {
+            let active = Arc::clone(&active);
+            move || dump(&active)
+        };
+        shutdown
+            .follow_signals(settings.soft_shutdown(), dump)
+            .context("cannot follow signals")?;
         let broker = connect::broker(&settings)?;
         let backend = connect::backend(&settings, &broker)?;
-        let registry = super::load(&settings, settings.concurrency()).await?;
+        let mut registry = super::load(&settings, most).await?;
         anyhow::ensure!(
             registry.names().next().is_some(),
             "no component could be loaded; `celerybox check` says why"
         );
-        let hostname: Arc<str> = node_name(&self.hostname).into();
+        registry.annotate(|definition| annotate(definition, &settings.task_annotations));
         banner(&settings, &hostname, &queues, &registry);
-        let execution = Arc::new(Execution {
-            registry,
-            broker,
-            backend,
-            defaults: settings.task_defaults(),
-            hostname: Arc::clone(&hostname),
-            result_extended: settings.result_extended,
-            slots: Arc::new(Semaphore::new(settings.concurrency() as usize)),
-            prefetch: Prefetch::new(settings.prefetch(), settings.worker_eta_task_limit),
-            shutdown,
-        });
-        let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await?;
-        Ok(match ended {
-            Ended::Warm => ExitCode::SUCCESS,
-            Ended::Cold => ExitCode::FAILURE,
-        })
+        let execution = Execution::new(registry, broker, backend, options, active, shutdown);
+        let ended = worker::run(Arc::new(execution), &queues, || eprintln!("{hostname} ready.")).await?;
+        match ended {
+            Ended::Warm => Ok(ExitCode::SUCCESS),
+            Ended::Cold => Ok(ExitCode::FAILURE),
+            Ended::Restart => Err(exec_again()).context("cannot start again"),
+        }
     }
 
     fn queues(&self, settings: &Settings) -> Vec<String> {
@@ -141,6 +143,15 @@ impl Worker {
             queues.push(settings.task_default_queue.clone());
         }
         queues
+    }
+}
+
+/// Writes what is here to stderr, for USR1.
+fn dump(active: &Active) {
+    let entries = active.entries();
+    eprintln!("\n{} tasks are here", entries.len());
+    for entry in entries {
+        eprintln!("  {}", entry.line());
     }
 }
 
