@@ -6,6 +6,7 @@
 mod amqp;
 mod cli;
 mod conformance;
+mod execution;
 mod filesystem;
 mod fleet;
 mod golden;
