@@ -5,6 +5,7 @@
 
 mod amqp;
 mod cli;
+mod compliance;
 mod conformance;
 mod filesystem;
 mod fleet;
@@ -13,6 +14,7 @@ mod harness;
 mod interop;
 mod layers;
 mod load;
+mod long;
 mod options;
 mod readme;
 mod redis;

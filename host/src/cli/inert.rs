@@ -3,9 +3,12 @@
 
 use clap::Args;
 
+/// Where these options stand in the help.
+pub(super) const HEADING: &str = "Accepted and without effect";
+
 /// Options without effect.
 #[derive(Args)]
-#[command(next_help_heading = "Accepted and without effect")]
+#[command(next_help_heading = HEADING)]
 pub(super) struct Inert {
     /// Scheduling of the pool: always fair
     #[arg(short = 'O', long, value_name = "PROFILE", value_parser = ["default", "fair"], env = "CELERY_WORKER_OPTIMIZATION", hide_env = true)]

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::global::Global;
 use crate::config::Settings;
@@ -58,6 +58,37 @@ enum Command {
     Result(result::Wait),
     /// Do everything `worker` does before it connects, and say what is wrong
     Check(list::Check),
+}
+
+/// One option of `celerybox worker`, for the table of the README.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerOption {
+    /// As it is written: `-c, --concurrency`.
+    pub name: String,
+    /// What it does, or why it does nothing.
+    pub help: String,
+    /// Whether it does something.
+    pub works: bool,
+}
+
+/// All options of `celerybox worker`.
+pub fn worker_options() -> Vec<WorkerOption> {
+    let mut cli = Cli::command();
+    cli.build();
+    let worker = cli.find_subcommand("worker").map(clap::Command::get_arguments);
+    let option = |arg: &clap::Arg| {
+        let long = format!("--{}", arg.get_long()?);
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        Some(WorkerOption {
+            name: arg
+                .get_short()
+                .map_or(long.clone(), |short| format!("-{short}, {long}")),
+            works: arg.get_help_heading() != Some(inert::HEADING)
+                && !help.starts_with("Accepted and without effect"),
+            help,
+        })
+    };
+    worker.into_iter().flatten().filter_map(option).collect()
 }
 
 /// Parses the command line, does what it says and reports an error with all its causes.
