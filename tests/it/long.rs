@@ -198,7 +198,12 @@ fn long(mut place: Place) {
         if open.len() != left {
             (left, changed) = (open.len(), Instant::now());
         }
-        if all_sent && (open.is_empty() || changed.elapsed() > PATIENCE) {
+        let explained = || {
+            let dead = traces(&fleet).with_the_dead;
+            open.iter().all(|sent| !sent.late && dead.contains(&sent.id))
+        };
+        let still = changed.elapsed();
+        if all_sent && (open.is_empty() || still > PATIENCE || (still > PATIENCE / 4 && explained())) {
             break open;
         }
     };
