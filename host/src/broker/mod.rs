@@ -138,6 +138,12 @@ pub trait Broker: Send + Sync {
     /// Changes how many unsettled messages this worker may hold (0: no limit).
     fn set_prefetch(&self, prefetch: u32);
 
+    /// Takes no message until [`Broker::set_prefetch`] is called again (`worker_disable_prefetch`). False, and nothing
+    /// else, where that cannot be done.
+    fn pause(&self) -> bool {
+        false
+    }
+
     /// Makes sure that `queue` exists, as a client does before it sends there (contract section 1.8). Brokers whose
     /// queues need no declaration do nothing.
     async fn declare(&self, _queue: &str) -> Result<(), BrokerError> {

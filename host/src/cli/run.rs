@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::global::Global;
 use super::json_argument;
 use crate::message::{Message, Properties, Request, Route, request};
-use crate::outcome::{Outcome, State};
+use crate::outcome::{Nameable, Outcome, State};
 use crate::policy::admit;
 use crate::sandbox::Call;
 
@@ -95,6 +95,7 @@ impl Run {
             time_limit: admit::seconds(plan.time_limit),
             soft_time_limit: admit::seconds(plan.soft_time_limit),
             ignore_result: false,
+            nameable: Arc::new(Nameable::with(settings.allowed_exceptions.clone())),
             updates: Arc::new(|state: State, meta| {
                 eprintln!("{}: {meta}", state.as_str());
                 async { Ok(()) }.boxed()
@@ -149,7 +150,9 @@ fn report(task: &str, outcome: Outcome) -> ExitCode {
             );
         }
         Outcome::Ignore => eprintln!("{task} asked to be ignored: nothing would be stored"),
-        Outcome::Expired | Outcome::Cancelled => eprintln!("{task} did not run"),
+        Outcome::Revoked(_) | Outcome::Refused(_) | Outcome::Duplicate | Outcome::Cancelled => {
+            eprintln!("{task} did not run");
+        }
         Outcome::WorkerLost(reason) => eprintln!("the sandbox failed: {reason}; please report this"),
     }
     ExitCode::FAILURE

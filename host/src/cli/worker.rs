@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use tokio::sync::Semaphore;
 
 use super::daemon::Daemon;
 use super::global::Global;
@@ -14,9 +13,12 @@ use super::inert::Inert;
 use super::log;
 use crate::config::Settings;
 use crate::config::connect::{self, Folders, all_masked, masked};
-use crate::execution::{Execution, Prefetch};
+use crate::execution::Execution;
+use crate::execution::active::Active;
+use crate::policy::annotate::annotate;
+use crate::policy::autoscale::{Autoscale, KEEPALIVE};
 use crate::sandbox::registry::Registry;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, exec_again};
 use crate::worker::{self, Ended};
 
 /// Take tasks from a broker and run each in a sandbox of its own.
@@ -94,7 +96,7 @@ pub(super) struct Serving {
 
     /// Tasks that run at the same time, between two numbers, as there is work: MAX,MIN
     #[arg(long, value_name = "MAX,MIN", value_parser = autoscale, env = "CELERY_WORKER_AUTOSCALE", hide_env = true)]
-    autoscale: Option<Autoscale>,
+    autoscale: Option<String>,
 
     /// Messages held for each running task; 0: no limit
     #[arg(
@@ -138,27 +140,8 @@ pub(super) struct Serving {
     statedb: Option<PathBuf>,
 }
 
-/// `--autoscale`: the larger number is the most, whichever comes first, as in Celery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Autoscale {
-    max: u32,
-    min: u32,
-}
-
-fn autoscale(text: &str) -> Result<Autoscale, String> {
-    let number = |text: &str| {
-        let number = text.trim().parse::<u32>();
-        number.map_err(|_| "expected two numbers, for example 10,3".to_owned())
-    };
-    let (one, other) = match text.split_once(',') {
-        Some((one, other)) => (number(one)?, number(other)?),
-        None => (number(text)?, 0),
-    };
-    let (max, min) = (one.max(other), one.min(other));
-    match max {
-        0 => Err("at least one task must be able to run".into()),
-        _ => Ok(Autoscale { max, min }),
-    }
+fn autoscale(text: &str) -> Result<String, String> {
+    Autoscale::parse(text, KEEPALIVE).map(|_| text.to_owned())
 }
 
 /// `auto` and 0 stand for one task for each processor, as in Celery.
@@ -202,47 +185,47 @@ impl Worker {
     }
 
     pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
-        let node = node_name(&self.hostname);
-        let logfile = self.daemon.logfile(&node);
+        let hostname = node_name(&self.hostname);
+        let logfile = self.daemon.logfile(&hostname);
         log::start(global.loglevel, global.no_color, logfile.as_deref())?;
         let mut settings = global.settings()?;
         global.mention_inert();
         self.inert.mention();
         self.serving.apply(&mut settings)?;
-        let _pidfile = match self.daemon.pidfile(&node)? {
+        let _pidfile = match self.daemon.pidfile(&hostname)? {
             Ok(file) => file,
             Err(code) => return Ok(code),
         };
         let queues = self.queues(&settings);
+        let options = settings.execution(&hostname, self.serving.autoscale.as_deref())?;
+        let most = options.autoscale.map_or(options.concurrency, |scale| scale.max);
         let shutdown = Shutdown::default();
-        shutdown.follow_signals().context("cannot follow signals")?;
+        let active = Arc::<Active>::default();
+        let dump = {
+            let active = Arc::clone(&active);
+            move || dump(&active)
+        };
+        shutdown
+            .follow_signals(settings.soft_shutdown(), dump)
+            .context("cannot follow signals")?;
         let broker = connect::broker(&settings)?;
         let backend = connect::backend(&settings, &broker)?;
-        let registry = super::load(&settings, settings.concurrency()).await?;
+        let mut registry = super::load(&settings, most).await?;
         anyhow::ensure!(
             registry.names().next().is_some(),
             "no component could be loaded; `celerybox check` says why"
         );
-        let hostname: Arc<str> = node.into();
+        registry.annotate(|definition| annotate(definition, &settings.task_annotations));
         if !global.quiet {
             banner(&settings, &hostname, &queues, &registry);
         }
-        let execution = Arc::new(Execution {
-            registry,
-            broker,
-            backend,
-            defaults: settings.task_defaults(),
-            hostname: Arc::clone(&hostname),
-            result_extended: settings.result_extended,
-            slots: Arc::new(Semaphore::new(settings.concurrency() as usize)),
-            prefetch: Prefetch::new(settings.prefetch(), settings.worker_eta_task_limit),
-            shutdown,
-        });
-        let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await?;
-        Ok(match ended {
-            Ended::Warm => ExitCode::SUCCESS,
-            Ended::Cold => ExitCode::FAILURE,
-        })
+        let execution = Execution::new(registry, broker, backend, options, active, shutdown);
+        let ended = worker::run(Arc::new(execution), &queues, || eprintln!("{hostname} ready.")).await?;
+        match ended {
+            Ended::Warm => Ok(ExitCode::SUCCESS),
+            Ended::Cold => Ok(ExitCode::FAILURE),
+            Ended::Restart => Err(exec_again()).context("cannot start again"),
+        }
     }
 
     fn queues(&self, settings: &Settings) -> Vec<String> {
@@ -261,6 +244,15 @@ impl Worker {
             queues.push(settings.task_default_queue.clone());
         }
         queues
+    }
+}
+
+/// Writes what is here to stderr, for USR1.
+fn dump(active: &Active) {
+    let entries = active.entries();
+    eprintln!("\n{} tasks are here", entries.len());
+    for entry in entries {
+        eprintln!("  {}", entry.line());
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod connect;
 pub mod elsewhere;
+mod execution;
 mod settings;
 
 use std::path::{Path, PathBuf};
@@ -111,6 +112,7 @@ impl Settings {
                 format!("accept_content: {name:?} is not supported yet; this version takes \"json\""),
             );
         }
+        wrong.extend(self.check_execution());
         if wrong.is_empty() {
             Ok(())
         } else {
@@ -131,6 +133,7 @@ impl Settings {
             acks_on_failure: self.task_acks_on_failure.unwrap_or(either),
             acks_on_timeout: self.task_acks_on_timeout.unwrap_or(either),
             reject_on_worker_lost: self.task_reject_on_worker_lost.unwrap_or(false),
+            retry_on_worker_lost: self.task_retry_on_worker_lost,
             ignore_result: self.task_ignore_result,
             store_errors_even_if_ignored: self.task_store_errors_even_if_ignored,
             track_started: self.task_track_started,
@@ -150,11 +153,6 @@ impl Settings {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
         self.worker_concurrency
             .unwrap_or_else(|| u32::try_from(processors()).unwrap_or(1))
-    }
-
-    /// How many messages the worker may hold; 0 means no limit.
-    pub fn prefetch(&self) -> u32 {
-        self.concurrency().saturating_mul(self.worker_prefetch_multiplier)
     }
 }
 

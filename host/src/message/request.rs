@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::{JsonMap, Message, Route};
 
-pub use super::iso8601::{format_time, parse_time};
+pub use super::iso8601::{format_time, parse_time, time_overflows};
 
 /// Headers that belong to the protocol. Every other header is the sender's own and is kept (contract section 1.2).
 pub const PROTOCOL_HEADERS: [&str; 23] = [

@@ -187,6 +187,11 @@ impl Broker for RedisBroker {
         self.claims.set_prefetch(prefetch);
     }
 
+    fn pause(&self) -> bool {
+        self.claims.set_prefetch(claims::PAUSED);
+        true
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         let text = envelope::seal(&outgoing);
         let (answer, answered) = oneshot::channel();
