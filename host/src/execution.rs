@@ -164,21 +164,23 @@ impl Execution {
             redelivered,
             receipt,
         } = delivery;
-        let identity = match request::identify(&message) {
-            Ok(identity) => identity,
+        let (reader, now) = (&self.options.defaults.reader, Timestamp::now());
+        let recognized = match request::recognize(message, reader, now) {
+            Ok(recognized) => recognized,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
-        let Some((component, definition)) = self.registry.get(&identity.task) else {
-            return self.refuse_unregistered(&identity, &message, receipt).await;
+        let Some((component, definition)) = self.registry.get(&recognized.identity.task) else {
+            return self
+                .refuse_unregistered(&recognized.identity, &recognized.message, receipt)
+                .await;
         };
-        let defaults = &self.options.defaults;
-        let request = match request::decode(message, route, redelivered, &defaults.accept_content) {
+        let request = match recognized.decode(route, redelivered, reader, now) {
             Ok(request) => request,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
         info!("Task {}[{}] received", request.shown_name(), request.id);
         let task = Task {
-            plan: admit::plan(&request, &definition, defaults),
+            plan: admit::plan(&request, &definition, &self.options.defaults),
             here: self.active.enter(&request.id, request.shown_name()),
             request: Arc::new(request),
             definition,

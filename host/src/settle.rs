@@ -31,9 +31,10 @@ pub enum Effect {
 pub fn unusable(reason: &Unusable) -> Effect {
     match reason {
         Unusable::Undecodable(_) => Effect::Ack,
-        Unusable::UnknownFormat(_) | Unusable::Invalid(_) | Unusable::ContentDisallowed(_) => {
-            Effect::Reject { requeue: false }
-        }
+        Unusable::UnknownFormat(_)
+        | Unusable::Invalid(_)
+        | Unusable::ContentDisallowed(_)
+        | Unusable::TooLarge(_) => Effect::Reject { requeue: false },
     }
 }
 

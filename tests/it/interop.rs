@@ -1,6 +1,7 @@
 //! An unmodified Python client against the worker: every check of `tests/interop/checks.py`, over every broker and
 //! result backend. The tests of one place share one worker and run side by side, as clients do.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use celerybox_tests::{Place, Worker, check};
@@ -22,7 +23,7 @@ impl Fleet {
     }
 
     fn check(&self, name: &str) {
-        let held = std::panic::catch_unwind(|| check(&self.place, name));
+        let held = std::panic::catch_unwind(AssertUnwindSafe(|| check(&self.place, name)));
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(panic) = held {
             worker.print_log();

@@ -5,6 +5,7 @@
 
 mod amqp;
 mod cli;
+mod compliance;
 mod conformance;
 mod execution;
 mod filesystem;
@@ -14,6 +15,8 @@ mod harness;
 mod interop;
 mod layers;
 mod load;
+mod long;
+mod options;
 mod readme;
 mod redis;
 mod sandbox;

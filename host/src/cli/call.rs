@@ -8,7 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Common, Connection, json_argument};
+use super::global::Global;
+use super::json_argument;
 use crate::config::connect;
 use crate::message::request::{format_time, parse_time};
 use crate::message::{Message, Outgoing, Properties, Route, repr};
@@ -21,12 +22,6 @@ Examples:
   celerybox call text.count_words -k '{\"text\": \"to be or not to be\"}' --countdown 10
   id=$(celerybox call spin.forever --time-limit 1) && celerybox result \"$id\"")]
 pub(super) struct Call {
-    #[command(flatten)]
-    common: Common,
-
-    #[command(flatten)]
-    connection: Connection,
-
     /// The task's name
     #[arg(value_name = "NAME")]
     name: String,
@@ -69,9 +64,8 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
-        self.connection.apply(&mut settings);
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let settings = global.settings()?;
         settings.validate()?;
         json_argument(&self.args, "--args", '[', "'[2, 3]'")?;
         json_argument(&self.kwargs, "--kwargs", '{', "'{\"x\": 2}'")?;

@@ -10,7 +10,8 @@ use futures_util::FutureExt;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Common, json_argument};
+use super::global::Global;
+use super::json_argument;
 use crate::message::{Message, Properties, Request, Route, request};
 use crate::outcome::{Nameable, Outcome, State};
 use crate::policy::admit;
@@ -28,9 +29,6 @@ Examples:
 
 Exit status: 0 when the task returned a value, 1 when it ended otherwise.")]
 pub(super) struct Run {
-    #[command(flatten)]
-    common: Common,
-
     /// The component
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -57,8 +55,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut settings = global.settings()?;
         settings.task_time_limit = self.time_limit.or(settings.task_time_limit);
         settings.task_soft_time_limit = self.soft_time_limit.or(settings.task_soft_time_limit);
         settings.validate()?;

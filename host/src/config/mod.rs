@@ -10,6 +10,7 @@ mod settings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::message::content::{Reader, Serializer, Writer};
 use crate::policy::admit::Defaults;
 
 pub use settings::{OneOrMany, SETTINGS, Settings};
@@ -108,8 +109,11 @@ impl Settings {
         );
         for name in &self.accept_content {
             check(
-                content_type(name).is_some(),
-                format!("accept_content: {name:?} is not supported yet; this version takes \"json\""),
+                Serializer::named(name).is_some(),
+                format!(
+                    "accept_content: {name:?} is no serializer; expected some of {}",
+                    Serializer::names()
+                ),
             );
         }
         wrong.extend(self.check_execution());
@@ -124,11 +128,16 @@ impl Settings {
     pub fn task_defaults(&self) -> Defaults {
         let either = self.task_acks_on_failure_or_timeout;
         Defaults {
-            accept_content: self
-                .accept_content
-                .iter()
-                .filter_map(|name| content_type(name))
-                .collect(),
+            reader: Reader {
+                accept: self
+                    .accept_content
+                    .iter()
+                    .filter_map(|name| Serializer::named(name))
+                    .collect(),
+                limit: self.limits.body,
+                trust: None,
+            },
+            writer: Writer::default(),
             acks_late: self.task_acks_late,
             acks_on_failure: self.task_acks_on_failure.unwrap_or(either),
             acks_on_timeout: self.task_acks_on_timeout.unwrap_or(either),
@@ -180,11 +189,6 @@ pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&
     (best.0 > 0.8).then_some(best.1)
 }
 
-/// The content type of a serializer that this version understands, by name or content type.
-fn content_type(name: &str) -> Option<String> {
-    matches!(name, "json" | "application/json").then(|| "application/json".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,7 +209,7 @@ mod tests {
     #[test]
     fn every_value_that_makes_no_sense_is_reported_at_once() {
         let settings: Settings = toml::from_str(
-            "task_time_limit = 1\ntask_soft_time_limit = 2\nworker_concurrency = 0\naccept_content = [\"pickle\"]",
+            "task_time_limit = 1\ntask_soft_time_limit = 2\nworker_concurrency = 0\naccept_content = [\"pickled\"]",
         )
         .unwrap();
         let Err(SettingsError::Invalid(wrong)) = settings.validate() else {

@@ -1,9 +1,10 @@
 //! The message of a retry (contract section 3.6).
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::content::compression::Compression;
+use super::content::{Serializer, Writer};
 use super::request::{PROTOCOL_HEADERS, format_time};
 use super::{JsonMap, Message, Outgoing, Request, repr};
 use crate::outcome::{Retry, RetryWhen};
@@ -19,14 +20,48 @@ pub fn message(request: &Request, plan: &Plan, retry: &Retry, now: Timestamp) ->
     if let Some(priority) = option(retry, "priority").and_then(Value::as_u64) {
         properties.priority = u8::try_from(priority).ok().or(properties.priority);
     }
+    let mut message = Message {
+        headers: Some(headers(request, plan, retry, now)),
+        properties,
+        body: request.message.body.clone(),
+    };
+    // A body with nothing new in it is sent as it came; nothing can be lost on the way.
+    if is_changed(retry) {
+        let writer = writer(plan, retry);
+        let text = request
+            .body
+            .to_json(retry.args.as_deref(), retry.kwargs.as_deref());
+        if writer.fill(&mut message, &text).is_err() {
+            // JSON is always written, and a retry is better than none.
+            let _ = Writer::default().fill(&mut message, &text);
+        }
+    }
     Outgoing {
         route: request.route.clone(),
-        message: Message {
-            headers: Some(headers(request, plan, retry, now)),
-            properties,
-            body: body(request, retry),
-        },
+        message,
     }
+}
+
+/// Whether the body has to be written anew.
+fn is_changed(retry: &Retry) -> bool {
+    let asked = ["serializer", "compression"]
+        .iter()
+        .any(|name| option(retry, name).is_some());
+    asked || retry.args.is_some() || retry.kwargs.is_some()
+}
+
+/// How a new body is written: as this retry asks, else as the task, else as the worker's settings say. As in Celery,
+/// it does not matter how the message came.
+fn writer(plan: &Plan, retry: &Retry) -> Writer {
+    let named = |name: &str| option(retry, name).and_then(Value::as_str);
+    let mut writer = plan.writer.clone();
+    if let Some(serializer) = named("serializer").and_then(Serializer::named) {
+        writer.serializer = serializer;
+    }
+    if let Some(compression) = named("compression").and_then(Compression::named) {
+        writer.compression = Some(compression);
+    }
+    writer
 }
 
 fn headers(request: &Request, plan: &Plan, retry: &Retry, now: Timestamp) -> JsonMap {
@@ -111,27 +146,6 @@ fn eta(when: &RetryWhen, now: Timestamp) -> Option<String> {
         }
         RetryWhen::Countdown(_) => None,
     }
-}
-
-fn body(request: &Request, retry: &Retry) -> Vec<u8> {
-    if retry.args.is_none() && retry.kwargs.is_none() {
-        return request.message.body.clone();
-    }
-    let body = &request.body;
-    let part = |part: &Option<Box<RawValue>>| {
-        part.as_ref()
-            .map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned())
-    };
-    format!(
-        r#"[{}, {}, {{"callbacks": {}, "errbacks": {}, "chain": {}, "chord": {}}}]"#,
-        retry.args.as_deref().unwrap_or(body.args.get()),
-        retry.kwargs.as_deref().unwrap_or(body.kwargs.get()),
-        part(&body.callbacks),
-        part(&body.errbacks),
-        part(&body.chain),
-        part(&body.chord),
-    )
-    .into_bytes()
 }
 
 #[cfg(test)]

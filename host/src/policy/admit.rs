@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::message::content::compression::Compression;
+use crate::message::content::{Reader, Serializer, Writer};
 use crate::message::{Request, request};
 use crate::task::{Definition, RetryLimit};
 
@@ -13,8 +15,10 @@ const LONGEST_SECONDS: f64 = 366.0 * 24.0 * 3600.0;
 /// The worker's settings where neither message nor task says otherwise.
 #[derive(Debug, Clone)]
 pub struct Defaults {
-    /// `accept_content`, as content types.
-    pub accept_content: Vec<String>,
+    /// `accept_content`, `limits.body` and `security_*`: how bodies are read.
+    pub reader: Reader,
+    /// `task_serializer` and `task_compression`: how bodies are written.
+    pub writer: Writer,
     /// `task_acks_late`.
     pub acks_late: bool,
     /// `task_acks_on_failure`, after its fallback.
@@ -43,7 +47,8 @@ pub struct Defaults {
 impl Default for Defaults {
     fn default() -> Self {
         Self {
-            accept_content: vec!["application/json".into()],
+            reader: Reader::default(),
+            writer: Writer::default(),
             acks_late: false,
             acks_on_failure: true,
             acks_on_timeout: true,
@@ -84,6 +89,8 @@ pub struct Plan {
     pub time_limit: Option<f64>,
     /// Soft limit, seconds.
     pub soft_time_limit: Option<f64>,
+    /// How a message that it sends is written.
+    pub writer: Writer,
 }
 
 /// Settles every option of a run. Each of the two time limits falls back separately (contract section 3.7).
@@ -130,6 +137,18 @@ pub fn plan(request: &Request, definition: &Definition, defaults: &Defaults) -> 
             .soft_time_limit
             .or(definition.soft_time_limit)
             .or(defaults.soft_time_limit),
+        writer: writer(definition, &defaults.writer),
+    }
+}
+
+/// A serializer or compression that the task names wrongly is as if it named none.
+fn writer(definition: &Definition, default: &Writer) -> Writer {
+    let serializer = definition.serializer.as_deref().and_then(Serializer::named);
+    let compression = definition.compression.as_deref().and_then(Compression::named);
+    Writer {
+        serializer: serializer.unwrap_or(default.serializer),
+        compression: compression.or(default.compression),
+        signer: default.signer.clone(),
     }
 }
 
