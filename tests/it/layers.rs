@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layer of each top-level module of the host.
-const LAYERS: [(&str, u8); 16] = [
+const LAYERS: [(&str, u8); 19] = [
+    ("masked", 0),
+    ("nearest", 0),
+    ("queue", 0),
     ("message", 0),
     ("task", 0),
     ("outcome", 0),

@@ -13,6 +13,7 @@ mod harness;
 mod interop;
 mod layers;
 mod load;
+mod queues;
 mod readme;
 mod redis;
 mod sandbox;

@@ -4,11 +4,13 @@
 
 pub mod connect;
 pub mod elsewhere;
+mod queues;
 mod settings;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::nearest::nearest;
 use crate::policy::admit::Defaults;
 
 pub use settings::{OneOrMany, SETTINGS, Settings};
@@ -70,7 +72,7 @@ impl Settings {
 
     /// Finds every value that makes no sense.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        let mut wrong = Vec::new();
+        let mut wrong = self.wrong_queues();
         let mut check = |fine: bool, what: String| {
             if !fine {
                 wrong.push(what);
@@ -173,13 +175,6 @@ fn unknown(name: &str) -> Option<String> {
         Some(nearest) => format!("unknown setting {name}; did you mean {nearest}?"),
         None => format!("unknown setting {name}; the README lists all of them"),
     })
-}
-
-/// The most similar of some names, when one is similar at all.
-pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = names.map(|known| (strsim::jaro_winkler(name, known), known));
-    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 > 0.8).then_some(best.1)
 }
 
 /// The content type of a serializer that this version understands, by name or content type.
