@@ -7,15 +7,16 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::backend::ResultBackend;
-use crate::broker::{Backoff, Broker, BrokerError, Delivery, Receipt};
+use crate::broker::{self, Broker, BrokerError, Delivery, Receipt};
 use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
-use crate::message::{Message, Outgoing, Request, Unusable};
+use crate::message::{Message, Request, Unusable};
 use crate::outcome::{Outcome, State};
 use crate::policy::admit::{self, Admission, Defaults, Plan};
+use crate::policy::publish::RetryPolicy;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::{Call, Component, StateSink};
 use crate::settle::{self, Effect};
@@ -23,9 +24,6 @@ use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
 mod report;
-
-/// How long a message that a task sends waits for a broker that is away.
-const PUBLISH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What every message needs on its way.
 pub struct Execution {
@@ -35,6 +33,8 @@ pub struct Execution {
     pub broker: Arc<dyn Broker>,
     /// Where outcomes go; without one nothing is stored.
     pub backend: Option<Arc<dyn ResultBackend>>,
+    /// `task_publish_retry_policy`: how long a message that a task sends waits for a broker that is away.
+    pub publish_retry: RetryPolicy,
     /// The worker's settings for its tasks.
     pub defaults: Defaults,
     /// Node name.
@@ -107,6 +107,7 @@ impl Execution {
             route,
             redelivered,
             receipt,
+            queue: _,
         } = delivery;
         let identity = match request::identify(&message) {
             Ok(identity) => identity,
@@ -218,7 +219,9 @@ impl Execution {
     async fn apply(&self, effects: Vec<Effect>, receipt: &mut Option<Receipt>) -> Result<(), BrokerError> {
         for effect in effects {
             match effect {
-                Effect::Publish(outgoing) => self.publish(outgoing).await?,
+                Effect::Publish(outgoing) => {
+                    broker::send(&*self.broker, outgoing, &self.publish_retry).await?;
+                }
                 Effect::Store(result) => {
                     let Some(backend) = &self.backend else { continue };
                     let task_id = result.task_id.clone();
@@ -242,20 +245,6 @@ impl Execution {
             }
         }
         Ok(())
-    }
-
-    async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
-        let deadline = tokio::time::Instant::now() + PUBLISH_PATIENCE;
-        let mut backoff = Backoff::default();
-        loop {
-            match self.broker.publish(outgoing.clone()).await {
-                Err(BrokerError::Connection(error)) if tokio::time::Instant::now() < deadline => {
-                    warn!("cannot send a message: {error}; trying again");
-                    tokio::time::sleep(backoff.next_pause()).await;
-                }
-                done => return done,
-            }
-        }
     }
 
     async fn refuse(&self, reason: &Unusable, receipt: Receipt) -> Option<Task> {

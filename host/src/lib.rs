@@ -31,4 +31,5 @@ pub mod sandbox;
 pub mod settle;
 pub mod shutdown;
 pub mod task;
+pub mod tls;
 pub mod worker;

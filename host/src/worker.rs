@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use crate::broker::BrokerError;
 use crate::execution::{self, Execution};
+use crate::queue::Queue;
 use crate::shutdown::Stage;
 
 /// How a worker ended.
@@ -23,7 +24,7 @@ pub enum Ended {
 /// prefetch count allows, so there are never more such tasks than that.
 pub async fn run(
     execution: Arc<Execution>,
-    queues: &[String],
+    queues: &[Queue],
     ready: impl FnOnce(),
 ) -> Result<Ended, BrokerError> {
     let shutdown = execution.shutdown.clone();

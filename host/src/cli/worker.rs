@@ -10,8 +10,10 @@ use tokio::sync::Semaphore;
 
 use super::{Common, Connection};
 use crate::config::Settings;
-use crate::config::connect::{self, Folders, all_masked, masked};
+use crate::config::connect::{self, Folders};
 use crate::execution::{Execution, Prefetch};
+use crate::masked::masked;
+use crate::queue::Queue;
 use crate::sandbox::registry::Registry;
 use crate::shutdown::Shutdown;
 use crate::worker::{self, Ended};
@@ -95,7 +97,8 @@ impl Worker {
         let mut settings = self.common.settings()?;
         self.connection.apply(&mut settings);
         self.serving.apply(&mut settings)?;
-        let queues = self.queues(&settings);
+        let hostname: Arc<str> = node_name(&self.hostname).into();
+        let queues = settings.consumed(&self.queues, &[], &hostname)?;
         let shutdown = Shutdown::default();
         shutdown.follow_signals().context("cannot follow signals")?;
         let broker = connect::broker(&settings)?;
@@ -105,12 +108,12 @@ impl Worker {
             registry.names().next().is_some(),
             "no component could be loaded; `celerybox check` says why"
         );
-        let hostname: Arc<str> = node_name(&self.hostname).into();
         banner(&settings, &hostname, &queues, &registry);
         let execution = Arc::new(Execution {
             registry,
             broker,
             backend,
+            publish_retry: settings.publish_retry(),
             defaults: settings.task_defaults(),
             hostname: Arc::clone(&hostname),
             result_extended: settings.result_extended,
@@ -123,24 +126,6 @@ impl Worker {
             Ended::Warm => ExitCode::SUCCESS,
             Ended::Cold => ExitCode::FAILURE,
         })
-    }
-
-    fn queues(&self, settings: &Settings) -> Vec<String> {
-        let mut queues: Vec<String> = Vec::new();
-        for queue in self
-            .queues
-            .iter()
-            .map(|queue| queue.trim())
-            .filter(|queue| !queue.is_empty())
-        {
-            if !queues.iter().any(|known| known == queue) {
-                queues.push(queue.to_owned());
-            }
-        }
-        if queues.is_empty() {
-            queues.push(settings.task_default_queue.clone());
-        }
-        queues
     }
 }
 
@@ -161,11 +146,11 @@ fn node_name(pattern: &str) -> String {
 }
 
 /// What the worker is about to do, for the person who started it.
-fn banner(settings: &Settings, hostname: &str, queues: &[String], registry: &Registry) {
+fn banner(settings: &Settings, hostname: &str, queues: &[Queue], registry: &Registry) {
     let broker = settings
         .broker_url
         .as_ref()
-        .map_or("the folder below".into(), all_masked);
+        .map_or("the folder below".into(), |urls| masked(&urls.to_string()));
     let results = match (&settings.result_backend, &settings.broker_url) {
         (Some(url), _) => masked(url),
         (None, None) => "the folder below".into(),
@@ -175,6 +160,7 @@ fn banner(settings: &Settings, hostname: &str, queues: &[String], registry: &Reg
     eprintln!("  > transport:   {broker}");
     eprintln!("  > results:     {results}");
     eprintln!("  > concurrency: {} (sandboxes)", settings.concurrency());
+    let queues: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
     eprintln!("  > queues:      {}", queues.join(", "));
     eprintln!("\n[tasks]");
     for name in registry.names() {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::nearest::nearest;
 use crate::policy::admit::Defaults;
+use crate::policy::publish::RetryPolicy;
 
 pub use settings::{OneOrMany, SETTINGS, Settings};
 
@@ -139,6 +140,18 @@ impl Settings {
             time_limit: self.task_time_limit,
             soft_time_limit: self.task_soft_time_limit,
             longest: self.limits.time.map(|seconds| seconds as f64),
+        }
+    }
+
+    /// How long a message that cannot be sent is tried again.
+    pub fn publish_retry(&self) -> RetryPolicy {
+        let policy = self.task_publish_retry_policy.clone();
+        match self.task_publish_retry {
+            true => policy,
+            false => RetryPolicy {
+                max_retries: Some(0),
+                ..policy
+            },
         }
     }
 

@@ -202,6 +202,13 @@ impl Queue {
     }
 }
 
+/// The queue that Celery makes on demand for a name.
+impl From<&str> for Queue {
+    fn from(name: &str) -> Self {
+        Self::named(name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
