@@ -1,6 +1,6 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::wait::within;
 #[derive(Debug)]
 pub struct Redis {
     process: Process,
+    command: Command,
     port: u16,
     tls_port: u16,
     certificate: Certificate,
@@ -60,18 +61,27 @@ impl Reply {
 }
 
 impl Redis {
-    /// Starts a server and waits until it answers.
+    /// Starts a server and waits until it answers. Nothing is kept when it ends.
     pub fn start() -> Redis {
+        Redis::start_with("no")
+    }
+
+    /// Starts a server that finds its data again after [`Redis::restart`].
+    pub fn start_durable() -> Redis {
+        Redis::start_with("yes")
+    }
+
+    fn start_with(appendonly: &str) -> Redis {
         // A port may be taken between the choice and the start: then the server ends, and the next one is tried.
         for _ in 0..10 {
-            if let Some(server) = Redis::try_start() {
+            if let Some(server) = Redis::try_start(appendonly) {
                 return server;
             }
         }
         panic!("redis-server did not start in ten attempts");
     }
 
-    fn try_start() -> Option<Redis> {
+    fn try_start(appendonly: &str) -> Option<Redis> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let certificate = Certificate::make(folder.path());
         let (port, tls_port) = (free_port(), free_port());
@@ -87,30 +97,30 @@ impl Redis {
             ("--tls-auth-clients", "no"),
             ("--unixsocket", "redis.sock"),
             ("--save", ""),
-            ("--appendonly", "no"),
+            ("--appendonly", appendonly),
             ("--daemonize", "no"),
         ] {
             command.arg(name).arg(value);
         }
-        let mut process = Process::start("redis-server", &mut command, Some(folder.path()));
-        within(Duration::from_secs(20), "redis-server is ready or ends", || {
-            let ended = process.exit_status().is_some();
-            let ready = process
-                .lines()
-                .iter()
-                .any(|line| line.contains("eady to accept connections"));
-            (ended || ready).then_some(())
-        });
-        if process.exit_status().is_some() {
-            return None;
-        }
+        let process = launch(&mut command, folder.path())?;
         Some(Redis {
             process,
+            command,
             port,
             tls_port,
             certificate,
             folder,
         })
+    }
+
+    /// Ends the server in good order and starts it again on the same ports.
+    ///
+    /// # Panics
+    /// Where it does not end or start.
+    pub fn restart(&mut self) {
+        self.process.signal(rustix::process::Signal::TERM);
+        self.process.wait(Duration::from_secs(60));
+        self.process = launch(&mut self.command, self.folder.path()).expect("redis-server starts again");
     }
 
     /// `redis://127.0.0.1:PORT/0`.
@@ -207,6 +217,20 @@ impl Redis {
     pub fn resume(&mut self) {
         self.process.signal(rustix::process::Signal::CONT);
     }
+}
+
+/// Starts a server and waits until it answers; `None` when it ends instead.
+fn launch(command: &mut Command, folder: &Path) -> Option<Process> {
+    let mut process = Process::start("redis-server", command, Some(folder));
+    within(Duration::from_secs(60), "redis-server is ready or ends", || {
+        let ended = process.exit_status().is_some();
+        let ready = process
+            .lines()
+            .iter()
+            .any(|line| line.contains("eady to accept connections"));
+        (ended || ready).then_some(())
+    });
+    process.exit_status().is_none().then_some(process)
 }
 
 /// A connection that stays open, for a test or benchmark that asks often.

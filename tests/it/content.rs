@@ -2,14 +2,15 @@
 
 use celerybox_tests::{Place, Worker, celerybox, eventually, python};
 use serde_json::{Value, json};
+use std::panic::AssertUnwindSafe;
 use std::process::Command;
 
 const ACCEPT: [&str; 4] = ["json", "yaml", "msgpack", "pickle"];
 
 /// Runs a part of `content.py`; prints the workers' logs where it fails.
 fn content(place: &Place, workers: &[Worker], arguments: &[&str]) {
-    let run = std::panic::catch_unwind(|| python(place, "content.py", arguments));
-    if let Err(panic) = run {
+    let run = AssertUnwindSafe(|| python(place, "content.py", arguments));
+    if let Err(panic) = std::panic::catch_unwind(run) {
         workers.iter().for_each(Worker::print_log);
         std::panic::resume_unwind(panic);
     }
@@ -43,12 +44,7 @@ fn results_in_every_form(place: &Place, forms: &[&str]) {
             Worker::start(place, &settings, &["-c", "1", "-Q", form, "-n", form])
         })
         .collect();
-    let forms = forms.join(" ");
-    let run = std::panic::catch_unwind(|| python(place, "content.py", &["results", &forms]));
-    if let Err(panic) = run {
-        workers.iter().for_each(Worker::print_log);
-        std::panic::resume_unwind(panic);
-    }
+    content(place, &workers, &["results", &forms.join(" ")]);
 }
 
 #[test]

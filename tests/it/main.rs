@@ -5,8 +5,10 @@
 
 mod amqp;
 mod cli;
+mod compliance;
 mod conformance;
 mod content;
+mod execution;
 mod filesystem;
 mod fleet;
 mod golden;
@@ -14,6 +16,9 @@ mod harness;
 mod interop;
 mod layers;
 mod load;
+mod long;
+mod options;
+mod queues;
 mod readme;
 mod redis;
 mod sandbox;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::{BackendError, Documents, ResultBackend, StoredResult};
 use crate::outcome::State;
 use crate::redis_link::{Link, RESPONSE_TIMEOUT};
-use crate::redis_url::RedisUrl;
+use crate::redis_url::{Connecting, RedisUrl};
 
 static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("store.lua")));
 
@@ -22,9 +22,6 @@ const BATCH: usize = 128;
 /// At most so many bytes in one round trip, unless one result is larger.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// As good as no limit on how long an answer takes: `redis_socket_timeout = 0`.
-pub const NO_TIMEOUT: Duration = Duration::from_secs(366 * 24 * 3600);
-
 /// The largest value Redis can hold.
 const LARGEST: usize = 512 << 20;
 
@@ -32,7 +29,7 @@ const LARGEST: usize = 512 << 20;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How results are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// How long; `None` or zero: for ever.
     pub result_expires: Option<Duration>,
@@ -42,8 +39,8 @@ pub struct Options {
     pub global_keyprefix: String,
     /// How long to try while the server is away.
     pub patience: Duration,
-    /// `redis_socket_timeout`: how long an answer may take.
-    pub response_timeout: Duration,
+    /// How to connect.
+    pub connecting: Connecting,
 }
 
 impl Default for Options {
@@ -53,7 +50,7 @@ impl Default for Options {
             result_failure_expires: None,
             global_keyprefix: String::new(),
             patience: Duration::from_secs(30),
-            response_timeout: RESPONSE_TIMEOUT,
+            connecting: Connecting::default(),
         }
     }
 }
@@ -91,7 +88,8 @@ pub struct RedisBackend {
 impl RedisBackend {
     /// A backend that is not connected yet.
     pub fn new(url: &str, options: Options) -> Result<Self, BackendError> {
-        let url = RedisUrl::parse(url).map_err(|error| BackendError::Config(error.to_string()))?;
+        let url = RedisUrl::with(url, options.connecting.clone());
+        let url = url.map_err(|error| BackendError::Config(error.to_string()))?;
         Ok(Self {
             key_prefix: format!("{}celery-task-meta-", options.prefix()),
             url,
@@ -110,7 +108,7 @@ impl RedisBackend {
     async fn ask(&self, key: String, ask: Ask) -> Answer {
         let jobs = self.jobs.get_or_init(|| {
             let (sender, jobs) = mpsc::channel(1024);
-            let link = Link::new(self.url.clone(), self.options.response_timeout);
+            let link = Link::new(self.url.clone(), RESPONSE_TIMEOUT);
             tokio::spawn(run(jobs, link, self.documents.clone()));
             sender
         });

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::global::Global;
 use super::worker::Serving;
-use super::{Common, Connection};
-use crate::config::connect::{self, all_masked, masked};
+use crate::config::connect;
+use crate::masked::masked;
 use crate::sandbox::registry::Registry;
 use crate::task::{Definition, RetryLimit};
 
@@ -18,17 +19,14 @@ Examples:
   celerybox tasks arithmetic.wasm
   celerybox tasks tasks/")]
 pub(super) struct Tasks {
-    #[command(flatten)]
-    common: Common,
-
     /// Components and folders of components [default: those of the settings]
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
 
 impl Tasks {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut settings = global.settings()?;
         if !self.paths.is_empty() {
             settings.tasks = self.paths;
         }
@@ -55,26 +53,22 @@ Example:
   celerybox check --config /etc/celerybox.toml --tasks tasks/")]
 pub(super) struct Check {
     #[command(flatten)]
-    common: Common,
-
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(flatten)]
     serving: Serving,
 }
 
 impl Check {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
-        self.connection.apply(&mut settings);
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut settings = global.settings()?;
         self.serving.apply(&mut settings)?;
         let broker = connect::broker(&settings)?;
         connect::backend(&settings, &broker)?;
         let registry = super::load(&settings, settings.concurrency()).await?;
         println!(
             "broker:         {}",
-            settings.broker_url.as_ref().map_or("embedded".into(), all_masked)
+            settings
+                .broker_url
+                .as_ref()
+                .map_or("embedded".into(), |urls| masked(&urls.to_string()))
         );
         let backend = settings.result_backend.as_deref().map(masked);
         let none = if settings.broker_url.is_none() {

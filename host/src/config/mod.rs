@@ -5,12 +5,16 @@
 pub mod connect;
 pub mod content;
 pub mod elsewhere;
+mod execution;
+mod queues;
 mod settings;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::nearest::nearest;
 use crate::policy::admit::Defaults;
+use crate::policy::publish::RetryPolicy;
 
 pub use settings::{OneOrMany, SETTINGS, Settings};
 
@@ -71,7 +75,7 @@ impl Settings {
 
     /// Finds every value that makes no sense.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        let mut wrong = Vec::new();
+        let mut wrong = self.wrong_queues();
         let mut check = |fine: bool, what: String| {
             if !fine {
                 wrong.push(what);
@@ -111,6 +115,7 @@ impl Settings {
             "limits.body: expected at least limits.arguments, as arguments are a part of the body".into(),
         );
         wrong.extend(self.content().err().into_iter().flatten());
+        wrong.extend(self.check_execution());
         if wrong.is_empty() {
             Ok(())
         } else {
@@ -129,6 +134,7 @@ impl Settings {
             acks_on_failure: self.task_acks_on_failure.unwrap_or(either),
             acks_on_timeout: self.task_acks_on_timeout.unwrap_or(either),
             reject_on_worker_lost: self.task_reject_on_worker_lost.unwrap_or(false),
+            retry_on_worker_lost: self.task_retry_on_worker_lost,
             ignore_result: self.task_ignore_result,
             store_errors_even_if_ignored: self.task_store_errors_even_if_ignored,
             track_started: self.task_track_started,
@@ -136,6 +142,18 @@ impl Settings {
             soft_time_limit: self.task_soft_time_limit,
             longest: self.limits.time.map(|seconds| seconds as f64),
         })
+    }
+
+    /// How long a message that cannot be sent is tried again.
+    pub fn publish_retry(&self) -> RetryPolicy {
+        let policy = self.task_publish_retry_policy.clone();
+        match self.task_publish_retry {
+            true => policy,
+            false => RetryPolicy {
+                max_retries: Some(0),
+                ..policy
+            },
+        }
     }
 
     /// How long results are kept.
@@ -148,11 +166,6 @@ impl Settings {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
         self.worker_concurrency
             .unwrap_or_else(|| u32::try_from(processors()).unwrap_or(1))
-    }
-
-    /// How many messages the worker may hold; 0 means no limit.
-    pub fn prefetch(&self) -> u32 {
-        self.concurrency().saturating_mul(self.worker_prefetch_multiplier)
     }
 }
 
@@ -171,13 +184,6 @@ fn unknown(name: &str) -> Option<String> {
         Some(nearest) => format!("unknown setting {name}; did you mean {nearest}?"),
         None => format!("unknown setting {name}; the README lists all of them"),
     })
-}
-
-/// The most similar of some names, when one is similar at all.
-pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = names.map(|known| (strsim::jaro_winkler(name, known), known));
-    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 > 0.8).then_some(best.1)
 }
 
 #[cfg(test)]

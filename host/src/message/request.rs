@@ -8,7 +8,7 @@ use super::content::{ContentError, Reader, Serializer, Writer};
 use super::{JsonMap, Message, Route};
 
 pub use super::body::Body;
-pub use super::iso8601::{format_time, parse_time};
+pub use super::iso8601::{format_time, parse_time, time_overflows};
 
 /// Headers that belong to the protocol. Every other header is the sender's own and is kept (contract section 1.2).
 pub const PROTOCOL_HEADERS: [&str; 23] = [

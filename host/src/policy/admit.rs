@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::message::Request;
 use crate::message::content::compression::Compression;
 use crate::message::content::{Reader, Serializer, Writer};
-use crate::task::Definition;
+use crate::message::{Request, request};
+use crate::task::{Definition, RetryLimit};
 
 /// The longest time limit or wait, seconds: what is longer counts as this.
 const LONGEST_SECONDS: f64 = 366.0 * 24.0 * 3600.0;
@@ -27,6 +27,8 @@ pub struct Defaults {
     pub acks_on_timeout: bool,
     /// `task_reject_on_worker_lost`.
     pub reject_on_worker_lost: bool,
+    /// `task_retry_on_worker_lost`.
+    pub retry_on_worker_lost: bool,
     /// `task_ignore_result`.
     pub ignore_result: bool,
     /// `task_store_errors_even_if_ignored`.
@@ -51,6 +53,7 @@ impl Default for Defaults {
             acks_on_failure: true,
             acks_on_timeout: true,
             reject_on_worker_lost: false,
+            retry_on_worker_lost: false,
             ignore_result: false,
             store_errors_even_if_ignored: false,
             track_started: false,
@@ -72,6 +75,10 @@ pub struct Plan {
     pub acks_on_timeout: bool,
     /// With late acks: put the message back when the sandbox failed.
     pub reject_on_worker_lost: bool,
+    /// Send the task again, after so many seconds, when the sandbox failed.
+    pub retry_on_worker_lost: Option<f64>,
+    /// List the tasks that this one sent (`children`).
+    pub trail: bool,
     /// Store no state of a run that succeeds.
     pub ignore_result: bool,
     /// Store errors all the same.
@@ -95,11 +102,24 @@ pub fn plan(request: &Request, definition: &Definition, defaults: &Defaults) -> 
     let store_errors = definition
         .store_errors_even_if_ignored
         .unwrap_or(defaults.store_errors_even_if_ignored);
+    // A retry that would be one too many is none, and then the message does not go back for ever either.
+    let exhausted = match definition.max_retries() {
+        RetryLimit::AtMost(most) => request.retries >= most,
+        RetryLimit::Unlimited => false,
+    };
+    let retried = definition
+        .retry_on_worker_lost
+        .unwrap_or(defaults.retry_on_worker_lost);
+    let rejected = definition
+        .reject_on_worker_lost
+        .unwrap_or(defaults.reject_on_worker_lost);
     Plan {
         acks_late: definition.acks_late.unwrap_or(defaults.acks_late),
         acks_on_failure: definition.acks_on_failure.unwrap_or(defaults.acks_on_failure),
         acks_on_timeout: definition.acks_on_timeout.unwrap_or(defaults.acks_on_timeout),
-        reject_on_worker_lost: defaults.reject_on_worker_lost,
+        reject_on_worker_lost: rejected && !(retried && exhausted),
+        retry_on_worker_lost: (retried && !exhausted).then(|| definition.default_retry_delay()),
+        trail: definition.trail.unwrap_or(true),
         ignore_result,
         store_errors: !ignore_result || store_errors,
         track_started: definition.track_started.unwrap_or(defaults.track_started) && !ignore_result,
@@ -141,6 +161,8 @@ pub enum Admission {
     Hold(Timestamp),
     /// Never: it came too late (contract section 3.3).
     Expired,
+    /// Never: its ETA is no time that Python could count to (the table of contract section 1.1).
+    Overflow,
 }
 
 /// Decides when a request may run.
@@ -149,9 +171,15 @@ pub fn admit(request: &Request, now: Timestamp) -> Admission {
         return Admission::Expired;
     }
     match request.eta {
+        Some(_) if eta_overflows(request) => Admission::Overflow,
         Some(eta) if eta > now => Admission::Hold(eta),
         _ => Admission::Run,
     }
+}
+
+fn eta_overflows(request: &Request) -> bool {
+    let text = request.header("eta").and_then(serde_json::Value::as_str);
+    text.is_some_and(request::time_overflows)
 }
 
 /// A number of seconds as a duration; what is not a positive number is none.
@@ -183,6 +211,44 @@ mod tests {
         assert_eq!(limits(None), (Some(30.0), Some(10.0)));
         assert_eq!(limits(Some(5.0)), (Some(5.0), Some(10.0)));
         assert_eq!(limits(Some(60.0)), (Some(30.0), Some(10.0)));
+    }
+
+    #[test]
+    fn an_eta_that_no_clock_reaches_is_an_overflow_and_a_past_one_is_now() {
+        let now = "2026-11-21T10:00:00Z".parse().unwrap();
+        let admission = |eta: &str| {
+            let request = crate::message::request::fixture::request(serde_json::json!({"eta": eta}));
+            admit(&request, now)
+        };
+        assert_eq!(admission("2026-11-21T09:59:59+00:00"), Admission::Run);
+        assert!(matches!(
+            admission("2026-11-21T10:00:01+00:00"),
+            Admission::Hold(_)
+        ));
+        assert!(matches!(
+            admission("9999-12-31T23:59:59.999999+00:00"),
+            Admission::Hold(_)
+        ));
+        assert_eq!(admission("9999-12-31T23:59:59-01:00"), Admission::Overflow);
+        assert_eq!(admission("0001-01-01T00:00:00+01:00"), Admission::Overflow);
+    }
+
+    /// Celery neither retries nor puts back a task whose sandbox fails again and again.
+    #[test]
+    fn a_lost_task_is_retried_as_often_as_its_limit_allows() {
+        let definition = Definition {
+            retry_on_worker_lost: Some(true),
+            reject_on_worker_lost: Some(true),
+            default_retry_delay: Some(9.0),
+            ..Definition::default()
+        };
+        let lost = |retries: u32| {
+            let request = crate::message::request::fixture::request(serde_json::json!({"retries": retries}));
+            let plan = plan(&request, &definition, &Defaults::default());
+            (plan.retry_on_worker_lost, plan.reject_on_worker_lost)
+        };
+        assert_eq!(lost(2), (Some(9.0), true));
+        assert_eq!(lost(3), (None, false));
     }
 
     #[test]
