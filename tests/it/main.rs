@@ -21,4 +21,5 @@ mod queues;
 mod readme;
 mod redis;
 mod sandbox;
+mod settings;
 mod shutdown;
