@@ -7,6 +7,7 @@ mod amqp;
 mod cli;
 mod compliance;
 mod conformance;
+mod content;
 mod execution;
 mod filesystem;
 mod fleet;
