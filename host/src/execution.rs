@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::backend::ResultBackend;
-use crate::broker::{Backoff, Broker, BrokerError, Delivery, Receipt};
+use crate::broker::{self, Broker, BrokerError, Delivery, Receipt};
 use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
-use crate::message::{Message, Outgoing, Request, Unusable};
+use crate::message::{Message, Request, Unusable};
 use crate::outcome::{Failure, Outcome, Revocation, State};
 use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
@@ -40,9 +40,6 @@ use known::Known;
 use prefetch::Counted;
 use rates::Rates;
 use slots::{Slot, Slots};
-
-/// How long a message that a task sends waits for a broker that is away.
-const PUBLISH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What every message needs on its way. What can change while the worker runs has a handle of its own.
 pub struct Execution {
@@ -163,6 +160,7 @@ impl Execution {
             route,
             redelivered,
             receipt,
+            queue: _,
         } = delivery;
         let (reader, now) = (&self.options.defaults.reader, Timestamp::now());
         let recognized = match request::recognize(message, reader, now) {
@@ -363,7 +361,9 @@ impl Execution {
     ) -> Result<(), BrokerError> {
         for effect in effects {
             match effect {
-                Effect::Publish(outgoing) => self.publish(outgoing).await?,
+                Effect::Publish(outgoing) => {
+                    broker::send(&*self.broker, outgoing, &self.options.publish_retry).await?;
+                }
                 Effect::Store(result) => {
                     let Some(backend) = &self.backend else { continue };
                     let task_id = result.task_id.clone();
@@ -402,20 +402,6 @@ impl Execution {
         };
         if is_drained && let Some(receipt) = receipt {
             receipt.reject(true);
-        }
-    }
-
-    async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
-        let deadline = tokio::time::Instant::now() + PUBLISH_PATIENCE;
-        let mut backoff = Backoff::default();
-        loop {
-            match self.broker.publish(outgoing.clone()).await {
-                Err(BrokerError::Connection(error)) if tokio::time::Instant::now() < deadline => {
-                    warn!("cannot send a message: {error}; trying again");
-                    tokio::time::sleep(backoff.next_pause()).await;
-                }
-                done => return done,
-            }
         }
     }
 

@@ -15,7 +15,7 @@ pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) struct Link {
     url: RedisUrl,
     response_timeout: Duration,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<(MultiplexedConnection, usize)>,
     backoff: Backoff,
 }
 
@@ -40,13 +40,14 @@ impl Link {
         self.connection.is_some()
     }
 
-    /// The connection; one attempt is made when there is none.
+    /// The connection; one attempt is made when there is none, or when another link had to turn to another server.
     pub(crate) async fn up(&mut self) -> Result<&mut MultiplexedConnection, RedisError> {
+        let current = self.url.current();
         let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.url.connect(self.response_timeout).await?,
+            Some((connection, server)) if server == current => (connection, server),
+            _ => self.url.connect(self.response_timeout).await?,
         };
-        Ok(self.connection.insert(connection))
+        Ok(&mut self.connection.insert(connection).0)
     }
 
     /// What was asked of the connection worked: the next pause is a short one again.

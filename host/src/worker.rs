@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::broker::{BrokerError, Delivery};
 use crate::execution::{self, Execution};
+use crate::queue::Queue;
 use crate::shutdown::Stage;
 
 /// How often the revoked ids are written to `worker_state_db`, when there are new ones.
@@ -29,7 +30,7 @@ pub enum Ended {
 /// prefetch count allows, so there are never more such tasks than that.
 pub async fn run(
     execution: Arc<Execution>,
-    queues: &[String],
+    queues: &[Queue],
     ready: impl FnOnce(),
 ) -> Result<Ended, BrokerError> {
     let shutdown = execution.shutdown.clone();

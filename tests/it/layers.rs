@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layer of each top-level module of the host.
-const LAYERS: [(&str, u8); 17] = [
+const LAYERS: [(&str, u8); 21] = [
+    ("masked", 0),
+    ("nearest", 0),
+    ("queue", 0),
+    ("tls", 0),
     ("message", 0),
     ("task", 0),
     ("outcome", 0),

@@ -17,6 +17,7 @@ mod layers;
 mod load;
 mod long;
 mod options;
+mod queues;
 mod readme;
 mod redis;
 mod sandbox;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::{BackendError, ResultBackend, StoredResult};
 use crate::outcome::State;
 use crate::redis_link::{Link, RESPONSE_TIMEOUT};
-use crate::redis_url::RedisUrl;
+use crate::redis_url::{Connecting, RedisUrl};
 
 static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("store.lua")));
 
@@ -28,7 +28,7 @@ const LARGEST: usize = 512 << 20;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How results are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// How long; `None` or zero: for ever.
     pub result_expires: Option<Duration>,
@@ -38,6 +38,8 @@ pub struct Options {
     pub global_keyprefix: String,
     /// How long to try while the server is away.
     pub patience: Duration,
+    /// How to connect.
+    pub connecting: Connecting,
 }
 
 impl Default for Options {
@@ -47,6 +49,7 @@ impl Default for Options {
             result_failure_expires: None,
             global_keyprefix: String::new(),
             patience: Duration::from_secs(30),
+            connecting: Connecting::default(),
         }
     }
 }
@@ -83,7 +86,8 @@ pub struct RedisBackend {
 impl RedisBackend {
     /// A backend that is not connected yet.
     pub fn new(url: &str, options: Options) -> Result<Self, BackendError> {
-        let url = RedisUrl::parse(url).map_err(|error| BackendError::Config(error.to_string()))?;
+        let url = RedisUrl::with(url, options.connecting.clone());
+        let url = url.map_err(|error| BackendError::Config(error.to_string()))?;
         Ok(Self {
             key_prefix: format!("{}celery-task-meta-", options.prefix()),
             url,

@@ -5,8 +5,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{BackendError, ResultBackend, StoredResult};
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, send};
 use crate::message::{JsonMap, Message, Outgoing, Properties, Route};
+use crate::policy::publish::RetryPolicy;
+
+/// How long a result waits for a broker that is away: as in Celery.
+const PATIENCE: RetryPolicy = RetryPolicy {
+    max_retries: Some(20),
+    interval_start: 0.0,
+    interval_step: 1.0,
+    interval_max: 1.0,
+};
 
 /// Sends every state to the queue that the request names in `reply_to`, through the broker that tasks come from.
 ///
@@ -39,7 +48,8 @@ impl ResultBackend for RpcBackend {
         let Some(outgoing) = reply(result, delivery_mode) else {
             return Ok(());
         };
-        self.broker.publish(outgoing).await.map_err(|error| match error {
+        let sent = send(&*self.broker, outgoing, &PATIENCE).await;
+        sent.map_err(|error| match error {
             BrokerError::Config(text) => BackendError::Config(text),
             BrokerError::Refused(text) | BrokerError::Connection(text) => BackendError::Connection(text),
         })

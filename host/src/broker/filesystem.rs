@@ -19,13 +19,34 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use self::consumer::{Command, Consumer};
-use super::{Broker, BrokerError, Delivery};
-use crate::message::{Outgoing, envelope};
+use super::exchanges::Exchanges;
+use super::options::Names;
+use super::{Broker, BrokerError, Delivery, Reconnect};
+use crate::message::{Outgoing, Route, envelope};
+use crate::queue::{Queue, Queues};
 
 /// How many messages may wait for whoever receives them; with a prefetch of 0 this is the only limit.
 const CHANNEL: usize = 256;
 
-/// The transport's options, with kombu's names (`broker_transport_options`).
+/// `broker_transport_options` of this transport.
+const NAMES: Names = Names {
+    setting: "broker_transport_options",
+    works: &[
+        "data_folder_in",
+        "data_folder_out",
+        "control_folder",
+        "store_processed",
+        "processed_folder",
+        "polling_interval",
+        "deadletter_queue",
+    ],
+    ignored: &[(
+        "body_encoding",
+        "bodies are read in each encoding and sent in base64",
+    )],
+};
+
+/// The transport's options, with kombu's names (`broker_transport_options`), and the settings that go with them.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
@@ -41,6 +62,21 @@ pub struct Options {
     pub processed_folder: PathBuf,
     /// The longest pause between two looks into an idle folder, in seconds.
     pub polling_interval: f64,
+    /// Where messages go that no queue is bound for.
+    pub deadletter_queue: Option<String>,
+    /// `broker_connection_retry` and its relatives.
+    #[serde(skip)]
+    pub reconnect: Reconnect,
+    /// Every queue of the settings: the types of their exchanges are known.
+    #[serde(skip)]
+    pub queues: Option<Queues>,
+}
+
+impl Options {
+    /// Reads `broker_transport_options`.
+    pub fn transport(table: &toml::Table) -> Result<Self, BrokerError> {
+        NAMES.read(table)
+    }
 }
 
 impl Default for Options {
@@ -52,6 +88,9 @@ impl Default for Options {
             store_processed: false,
             processed_folder: "processed".into(),
             polling_interval: 0.1,
+            deadletter_queue: None,
+            reconnect: Reconnect::default(),
+            queues: None,
         }
     }
 }
@@ -63,6 +102,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct FilesystemBroker {
     options: Arc<Options>,
+    exchanges: Arc<Exchanges>,
     prefetch: Arc<AtomicU32>,
     /// To the thread that takes messages, while there is one.
     consumer: Mutex<Option<std::sync::mpsc::Sender<Command>>>,
@@ -94,10 +134,19 @@ impl FilesystemBroker {
         }
         Ok(Self {
             options: Arc::new(options.clone()),
+            exchanges: Arc::new(Exchanges::new(options.queues.as_ref())),
             prefetch: Arc::new(AtomicU32::new(0)),
             consumer: Mutex::new(None),
             sent: Arc::new(AtomicBool::new(false)),
         })
+    }
+
+    /// Refuses queues that cannot be files, and remembers the types of their exchanges.
+    fn check(&self, queues: &[Queue]) -> Result<(), BrokerError> {
+        for queue in queues {
+            name::check("queue name", &queue.name).map_err(BrokerError::Config)?;
+        }
+        self.exchanges.learn("the filesystem", queues)
     }
 
     /// Sends a command to the thread, if there is one.
@@ -132,12 +181,10 @@ impl FilesystemBroker {
 impl Broker for FilesystemBroker {
     async fn consume(
         &self,
-        queues: &[String],
+        queues: &[Queue],
         prefetch: u32,
     ) -> Result<mpsc::Receiver<Delivery>, BrokerError> {
-        for queue in queues {
-            name::check("queue name", queue).map_err(BrokerError::Config)?;
-        }
+        self.check(queues)?;
         self.prefetch.store(prefetch, Ordering::Relaxed);
         self.start()?;
         let (deliveries, receiver) = mpsc::channel(CHANNEL);
@@ -148,7 +195,8 @@ impl Broker for FilesystemBroker {
             ready,
         });
         match is_ready.await {
-            Ok(()) => Ok(receiver),
+            Ok(Ok(())) => Ok(receiver),
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(BrokerError::Connection("the broker was closed".into())),
         }
     }
@@ -158,12 +206,30 @@ impl Broker for FilesystemBroker {
         self.command(Command::Wake);
     }
 
+    async fn declare(&self, queue: &Queue) -> Result<(), BrokerError> {
+        self.check(std::slice::from_ref(queue))?;
+        if queue.no_declare {
+            return Ok(());
+        }
+        let (options, queue) = (Arc::clone(&self.options), queue.clone());
+        let declaring = tokio::task::spawn_blocking(move || {
+            let folder = &options.control_folder;
+            let control = folder::open(folder, true).map_err(failed(folder))?;
+            exchange::bind(&control, &queue).map_err(failed(folder))
+        });
+        declaring
+            .await
+            .unwrap_or_else(|error| Err(BrokerError::Connection(error.to_string())))
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         let options = Arc::clone(&self.options);
+        let exchanges = Arc::clone(&self.exchanges);
         let sent = Arc::clone(&self.sent);
         let publishing = tokio::task::spawn_blocking(move || {
             let create = !sent.load(Ordering::Relaxed);
-            publish(&options, create, &outgoing)?;
+            let fanout = exchanges.is_fanout(&outgoing.route.exchange);
+            publish(&options, create, &outgoing, fanout)?;
             sent.store(true, Ordering::Relaxed);
             Ok(())
         });
@@ -204,8 +270,8 @@ impl Drop for FilesystemBroker {
 }
 
 /// Writes one file for each queue that the message goes to.
-fn publish(options: &Options, create: bool, outgoing: &Outgoing) -> Result<(), BrokerError> {
-    let queues = queues_for(options, &outgoing.route.exchange, &outgoing.route.routing_key)?;
+fn publish(options: &Options, create: bool, outgoing: &Outgoing, fanout: bool) -> Result<(), BrokerError> {
+    let queues = queues_for(options, &outgoing.route, fanout)?;
     let content = envelope::seal(outgoing);
     let output = folder::open(&options.data_folder_out, create).map_err(failed(&options.data_folder_out))?;
     if create && options.data_folder_out != options.data_folder_in {
@@ -220,9 +286,13 @@ fn publish(options: &Options, create: bool, outgoing: &Outgoing) -> Result<(), B
     Ok(())
 }
 
-fn queues_for(options: &Options, exchange: &str, routing_key: &str) -> Result<Vec<String>, BrokerError> {
+fn queues_for(options: &Options, route: &Route, fanout: bool) -> Result<Vec<String>, BrokerError> {
+    let Route {
+        exchange,
+        routing_key,
+    } = route;
     if exchange.is_empty() {
-        return Ok(vec![routing_key.to_owned()]);
+        return Ok(vec![routing_key.clone()]);
     }
     if !exchange::is_name(exchange) {
         return Err(BrokerError::Refused(format!(
@@ -230,10 +300,13 @@ fn queues_for(options: &Options, exchange: &str, routing_key: &str) -> Result<Ve
         )));
     }
     let queues = match folder::open(&options.control_folder, false) {
-        Ok(control) => exchange::lookup(&control, exchange, routing_key),
+        Ok(control) => exchange::lookup(&control, exchange, routing_key, fanout),
         Err(error) => Err(error),
     };
     let queues = queues.map_err(failed(&options.control_folder))?;
+    if let (Some(queue), true) = (&options.deadletter_queue, queues.is_empty()) {
+        return Ok(vec![queue.clone()]);
+    }
     if queues.is_empty() {
         return Err(BrokerError::Refused(format!(
             "no queue is bound to the exchange {exchange:?} with the routing key {routing_key:?}"

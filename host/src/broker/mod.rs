@@ -7,6 +7,9 @@ pub mod filesystem;
 pub mod redis;
 
 mod backoff;
+mod exchanges;
+mod failover;
+pub(crate) mod options;
 
 use std::fmt;
 
@@ -14,15 +17,20 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
 use crate::message::{Message, Outgoing, Route};
+use crate::policy::publish::RetryPolicy;
+use crate::queue::Queue;
 
 pub use backoff::Backoff;
+pub use failover::{Reconnect, Strategy};
 
 /// A message that this worker has and has not settled yet.
 #[derive(Debug)]
 pub struct Delivery {
     /// The message.
     pub message: Message,
-    /// Where it was published to.
+    /// The queue it was taken from.
+    pub queue: String,
+    /// Where its sender says that it was published to.
     pub route: Route,
     /// True when it had been delivered before.
     pub redelivered: bool,
@@ -122,18 +130,15 @@ pub enum BrokerError {
 
 /// A broker that tasks come from and go to.
 ///
-/// Connecting and reconnecting happen inside, with growing pauses, from the first connection on; callers see at most
-/// a [`BrokerError::Connection`] from `publish`.
+/// Connecting and reconnecting happen inside, with growing pauses, from the first connection on, as long as
+/// [`Reconnect`] allows; callers see at most a [`BrokerError::Connection`] from `publish`.
 #[async_trait]
 pub trait Broker: Send + Sync {
     /// Starts taking messages from `queues`, at most `prefetch` unsettled ones at a time (0: no limit), declaring what
     /// has to be declared. Returns once the first connection stands. The channel ends after [`Broker::cancel`], or
     /// when the broker gave up for good.
-    async fn consume(
-        &self,
-        queues: &[String],
-        prefetch: u32,
-    ) -> Result<mpsc::Receiver<Delivery>, BrokerError>;
+    async fn consume(&self, queues: &[Queue], prefetch: u32)
+    -> Result<mpsc::Receiver<Delivery>, BrokerError>;
 
     /// Changes how many unsettled messages this worker may hold (0: no limit).
     fn set_prefetch(&self, prefetch: u32);
@@ -144,13 +149,10 @@ pub trait Broker: Send + Sync {
         false
     }
 
-    /// Makes sure that `queue` exists, as a client does before it sends there (contract section 1.8). Brokers whose
-    /// queues need no declaration do nothing.
-    async fn declare(&self, _queue: &str) -> Result<(), BrokerError> {
-        Ok(())
-    }
+    /// Makes sure that `queue` exists and is bound, as a client does before it sends there (contract section 1.8).
+    async fn declare(&self, queue: &Queue) -> Result<(), BrokerError>;
 
-    /// Sends a message and waits until the broker has it.
+    /// Sends a message and waits until the broker has it: one attempt. [`send`] makes more.
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError>;
 
     /// Stops taking messages. What was delivered can still be settled.
@@ -158,4 +160,20 @@ pub trait Broker: Send + Sync {
 
     /// Carries out all verdicts given so far, gives back every unsettled message, and disconnects.
     async fn close(&self) -> Result<(), BrokerError>;
+}
+
+/// Sends a message, as often as `task_publish_retry_policy` says while the broker is away.
+pub async fn send(broker: &dyn Broker, outgoing: Outgoing, policy: &RetryPolicy) -> Result<(), BrokerError> {
+    for attempt in 0.. {
+        let error = match broker.publish(outgoing.clone()).await {
+            Err(BrokerError::Connection(error)) => error,
+            done => return done,
+        };
+        let Some(pause) = policy.pause(attempt) else {
+            return Err(BrokerError::Connection(error));
+        };
+        tracing::warn!("{error}. Trying again in {:.2} seconds...", pause.as_secs_f64());
+        tokio::time::sleep(pause).await;
+    }
+    Ok(())
 }

@@ -10,9 +10,11 @@ use uuid::Uuid;
 
 use super::global::Global;
 use super::json_argument;
+use crate::broker::send;
 use crate::config::connect;
 use crate::message::request::{format_time, parse_time};
-use crate::message::{Message, Outgoing, Properties, Route, repr};
+use crate::message::{Message, Outgoing, Properties, repr};
+use crate::queue::Sending;
 
 /// Send a task to a worker; prints its id.
 #[derive(Args)]
@@ -54,7 +56,7 @@ pub(super) struct Call {
     #[arg(long, value_name = "SECONDS")]
     soft_time_limit: Option<f64>,
 
-    /// The queue [default: celery]
+    /// The queue [default: what task_routes says, or celery]
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
 
@@ -69,20 +71,24 @@ impl Call {
         settings.validate()?;
         json_argument(&self.args, "--args", '[', "'[2, 3]'")?;
         json_argument(&self.kwargs, "--kwargs", '{', "'{\"x\": 2}'")?;
-        let queue = self
-            .queue
-            .clone()
-            .unwrap_or_else(|| settings.task_default_queue.clone());
+        let asked = Sending {
+            queue: self.queue.clone(),
+            priority: self.priority,
+            ..Sending::default()
+        };
+        let mut queues = settings.queues()?;
+        let destination = settings.router()?.destination(&mut queues, &self.name, asked);
+        let destination = destination.map_err(anyhow::Error::msg)?;
         let id = Uuid::new_v4().to_string();
-        let message = self.message(&id, Timestamp::now())?;
+        let mut message = self.message(&id, Timestamp::now())?;
+        message.properties.priority = Some(destination.priority.unwrap_or(0));
+        message.properties.delivery_mode = Some(destination.delivery_mode);
         let broker = connect::broker(&settings)?;
-        broker.declare(&queue).await?;
-        broker
-            .publish(Outgoing {
-                route: Route::to_queue(queue),
-                message,
-            })
-            .await?;
+        if let Some(queue) = &destination.declare {
+            broker.declare(queue).await?;
+        }
+        let route = destination.route;
+        send(&*broker, Outgoing { route, message }, &settings.publish_retry()).await?;
         broker.close().await?;
         println!("{id}");
         Ok(ExitCode::SUCCESS)
@@ -133,8 +139,6 @@ impl Call {
                 content_type: Some("application/json".into()),
                 content_encoding: Some("utf-8".into()),
                 correlation_id: Some(id.to_owned()),
-                priority: Some(self.priority.unwrap_or(0)),
-                delivery_mode: Some(2),
                 ..Properties::default()
             },
             body: body.into_bytes(),

@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::global::Global;
 use super::worker::Serving;
-use crate::config::connect::{self, all_masked, masked};
+use crate::config::connect;
+use crate::masked::masked;
 use crate::sandbox::registry::Registry;
 use crate::task::{Definition, RetryLimit};
 
@@ -64,7 +65,10 @@ impl Check {
         let registry = super::load(&settings, settings.concurrency()).await?;
         println!(
             "broker:         {}",
-            settings.broker_url.as_ref().map_or("embedded".into(), all_masked)
+            settings
+                .broker_url
+                .as_ref()
+                .map_or("embedded".into(), |urls| masked(&urls.to_string()))
         );
         let backend = settings.result_backend.as_deref().map(masked);
         let none = if settings.broker_url.is_none() {

@@ -12,11 +12,13 @@ use super::global::Global;
 use super::inert::Inert;
 use super::log;
 use crate::config::Settings;
-use crate::config::connect::{self, Folders, all_masked, masked};
+use crate::config::connect::{self, Folders};
 use crate::execution::Execution;
 use crate::execution::active::Active;
+use crate::masked::masked;
 use crate::policy::annotate::annotate;
 use crate::policy::autoscale::{Autoscale, KEEPALIVE};
+use crate::queue::Queue;
 use crate::sandbox::registry::Registry;
 use crate::shutdown::{Shutdown, exec_again};
 use crate::worker::{self, Ended};
@@ -196,7 +198,7 @@ impl Worker {
             Ok(file) => file,
             Err(code) => return Ok(code),
         };
-        let queues = self.queues(&settings);
+        let queues = settings.consumed(&self.queues, &self.exclude_queues, &hostname)?;
         let options = settings.execution(&hostname, self.serving.autoscale.as_deref())?;
         let most = options.autoscale.map_or(options.concurrency, |scale| scale.max);
         let shutdown = Shutdown::default();
@@ -227,24 +229,6 @@ impl Worker {
             Ended::Restart => Err(exec_again()).context("cannot start again"),
         }
     }
-
-    fn queues(&self, settings: &Settings) -> Vec<String> {
-        let mut queues: Vec<String> = Vec::new();
-        for queue in self
-            .queues
-            .iter()
-            .map(|queue| queue.trim())
-            .filter(|queue| !queue.is_empty())
-        {
-            if !queues.iter().any(|known| known == queue) {
-                queues.push(queue.to_owned());
-            }
-        }
-        if queues.is_empty() {
-            queues.push(settings.task_default_queue.clone());
-        }
-        queues
-    }
 }
 
 /// Writes what is here to stderr, for USR1.
@@ -273,11 +257,11 @@ fn node_name(pattern: &str) -> String {
 }
 
 /// What the worker is about to do, for the person who started it.
-fn banner(settings: &Settings, hostname: &str, queues: &[String], registry: &Registry) {
+fn banner(settings: &Settings, hostname: &str, queues: &[Queue], registry: &Registry) {
     let broker = settings
         .broker_url
         .as_ref()
-        .map_or("the folder below".into(), all_masked);
+        .map_or("the folder below".into(), |urls| masked(&urls.to_string()));
     let results = match (&settings.result_backend, &settings.broker_url) {
         (Some(url), _) => masked(url),
         (None, None) => "the folder below".into(),
@@ -287,6 +271,7 @@ fn banner(settings: &Settings, hostname: &str, queues: &[String], registry: &Reg
     eprintln!("  > transport:   {broker}");
     eprintln!("  > results:     {results}");
     eprintln!("  > concurrency: {} (sandboxes)", settings.concurrency());
+    let queues: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
     eprintln!("  > queues:      {}", queues.join(", "));
     eprintln!("\n[tasks]");
     for name in registry.names() {

@@ -3,22 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-
-use super::{OneOrMany, Settings};
+use super::{OneOrMany, Settings, SettingsError};
 use crate::backend::filesystem::FilesystemBackend;
 use crate::backend::redis::{self as redis_backend, RedisBackend};
 use crate::backend::rpc::RpcBackend;
 use crate::backend::{BackendError, ResultBackend};
-use crate::broker::amqp::{self, AmqpBroker};
+use crate::broker::amqp::{self, AmqpBroker, Login};
 use crate::broker::filesystem::{self, FilesystemBroker};
+use crate::broker::options::Names;
 use crate::broker::redis::{self, RedisBroker};
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, Reconnect, Strategy};
+use crate::nearest::did_you_mean;
+use crate::policy::admit::seconds;
+use crate::redis_url::Connecting;
+use crate::tls::Tls;
 
 /// The schemes a broker URL may have.
-const BROKERS: &str = "amqp://, amqps://, redis://, rediss://, redis+socket:// or filesystem://";
+const BROKERS: &str = "amqp://, amqps://, redis://, rediss://, redis+socket://, sentinel:// or filesystem://";
 /// The schemes a result backend URL may have.
-const BACKENDS: &str = "redis://, rediss://, redis+socket://, rpc://, file:///folder or disabled://";
+const BACKENDS: &str =
+    "redis://, rediss://, redis+socket://, sentinel://, rpc://, file:///folder or disabled://";
 
 /// The embedded default: folders inside `data_dir` (contract sections 2.3 and 5.5).
 #[derive(Debug, Clone)]
@@ -44,38 +48,207 @@ impl Folders {
 }
 
 /// `result_backend_transport_options`.
+const RESULT_TRANSPORT: Names = Names {
+    setting: "result_backend_transport_options",
+    works: &["global_keyprefix", "master_name", "sentinel_kwargs"],
+    ignored: &[
+        (
+            "retry_policy",
+            "results are tried again for as long as result_backend_always_retry and its relatives say",
+        ),
+        ("visibility_timeout", "results have none"),
+        ("result_chord_ordered", "chords come in a later version"),
+        ("socket_timeout", "redis_socket_timeout says it"),
+        ("socket_connect_timeout", "redis_socket_connect_timeout says it"),
+        ("socket_keepalive", "redis_socket_keepalive says it"),
+        ("retry_on_timeout", "redis_retry_on_timeout says it"),
+        ("health_check_interval", "the connection is used or made anew"),
+        ("client_name", "it is a matter of the broker's connections"),
+    ],
+};
+
+/// Those of its options that work.
 #[derive(serde::Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 struct ResultTransport {
     global_keyprefix: String,
+    master_name: Option<String>,
+    sentinel_kwargs: Option<toml::Table>,
 }
 
 /// The broker of these settings.
 pub fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
-    let Some(url) = settings.broker_url.as_ref().and_then(|urls| urls.all().next()) else {
+    let queues = settings.queues().map_err(config)?;
+    let Some(urls) = Urls::of(settings)? else {
         let folders = embedded(settings).map_err(BrokerError::Config)?;
         let options = filesystem::Options {
             data_folder_in: folders.queue.clone(),
             data_folder_out: folders.queue,
             control_folder: folders.control,
+            reconnect: reconnect(settings),
+            queues: Some(queues),
             ..filesystem::Options::default()
         };
         return Ok(Arc::new(FilesystemBroker::new(&options)?));
     };
     let table = &settings.broker_transport_options;
-    match scheme(url) {
-        "amqp" | "amqps" | "pyamqp" => Ok(Arc::new(AmqpBroker::new(
-            url,
-            &broker_options::<amqp::Options>(table)?,
-        )?)),
-        "redis" | "rediss" | "redis+socket" | "unix" => Ok(Arc::new(RedisBroker::new(
-            url,
-            &broker_options::<redis::Options>(table)?,
-        )?)),
-        "filesystem" => Ok(Arc::new(FilesystemBroker::new(&broker_options(table)?)?)),
-        other => Err(BrokerError::Config(format!(
-            "broker_url: unknown scheme {other:?}; expected {BROKERS}"
-        ))),
+    let use_ssl = settings.broker_use_ssl.as_ref();
+    let tls = use_ssl.map_or(Ok(None), |value| Tls::read("broker_use_ssl", value));
+    let tls = tls.map_err(BrokerError::Config)?;
+    let timeout = settings.broker_connection_timeout;
+    match urls.transport {
+        Transport::Amqp => {
+            let options = amqp::Options {
+                heartbeat: settings.broker_heartbeat.unwrap_or(0.0) as u16,
+                connection_timeout: timeout,
+                login: login(settings)?,
+                tls,
+                failover: failover(settings)?,
+                reconnect: reconnect(settings),
+                queues: Some(queues),
+                detect_quorum_queues: settings.worker_detect_quorum_queues,
+                delayed_quorum: settings.broker_native_delayed_delivery_queue_type == "quorum",
+                ..amqp::Options::default()
+            };
+            let options = options.transport(table)?;
+            Ok(Arc::new(AmqpBroker::between(&urls.read, &urls.write, &options)?))
+        }
+        Transport::Redis => {
+            let connecting = Connecting {
+                tls,
+                connect_timeout: seconds(Some(timeout)).unwrap_or(Connecting::default().connect_timeout),
+                failover: failover(settings)?,
+                ..Connecting::default()
+            };
+            let options = redis::Options {
+                reconnect: reconnect(settings),
+                queues: Some(queues),
+                ..redis::Options::transport(table, connecting)?
+            };
+            let write = (urls.write != urls.read).then_some(urls.write.as_str());
+            Ok(Arc::new(RedisBroker::between(&urls.read, write, &options)?))
+        }
+        Transport::Filesystem => {
+            let options = filesystem::Options {
+                reconnect: reconnect(settings),
+                queues: Some(queues),
+                ..filesystem::Options::transport(table)?
+            };
+            Ok(Arc::new(FilesystemBroker::new(&options)?))
+        }
+    }
+}
+
+fn config(error: SettingsError) -> BrokerError {
+    BrokerError::Config(error.to_string())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    Amqp,
+    Redis,
+    Filesystem,
+}
+
+/// The broker's URLs, several separated by `;`.
+struct Urls {
+    transport: Transport,
+    /// `broker_read_url`, else `broker_url`.
+    read: String,
+    /// `broker_write_url`, else `broker_url`.
+    write: String,
+}
+
+impl Urls {
+    /// `None`: no broker is named, and the embedded one is used.
+    fn of(settings: &Settings) -> Result<Option<Self>, BrokerError> {
+        let named = |own: &Option<OneOrMany>| {
+            let urls = own.as_ref().or(settings.broker_url.as_ref());
+            let urls: Vec<String> = urls
+                .into_iter()
+                .flat_map(OneOrMany::all)
+                .map(with_slashes)
+                .collect();
+            urls
+        };
+        let (read, write) = (
+            named(&settings.broker_read_url),
+            named(&settings.broker_write_url),
+        );
+        if read.is_empty() && write.is_empty() {
+            return Ok(None);
+        }
+        let mut transport = None;
+        for url in read.iter().chain(&write) {
+            let this = match scheme(url) {
+                "amqp" | "amqps" | "pyamqp" => Transport::Amqp,
+                "redis" | "rediss" | "redis+socket" | "socket" | "unix" | "sentinel" => Transport::Redis,
+                "filesystem" => Transport::Filesystem,
+                other => {
+                    return Err(BrokerError::Config(format!(
+                        "broker_url: unknown scheme {other:?}; expected {BROKERS}"
+                    )));
+                }
+            };
+            if *transport.get_or_insert(this) != this {
+                let text = "broker_url: all URLs have to be of one transport";
+                return Err(BrokerError::Config(text.into()));
+            }
+        }
+        match transport {
+            Some(transport) if !read.is_empty() && !write.is_empty() => Ok(Some(Self {
+                transport,
+                read: read.join(";"),
+                write: write.join(";"),
+            })),
+            _ => Err(BrokerError::Config(
+                "broker_read_url and broker_write_url go together, or with a broker_url".into(),
+            )),
+        }
+    }
+}
+
+/// Celery takes a scheme alone as well (`redis`).
+fn with_slashes(url: &str) -> String {
+    match url.contains(':') {
+        true => url.to_owned(),
+        false => format!("{url}://"),
+    }
+}
+
+fn reconnect(settings: &Settings) -> Reconnect {
+    let retry = settings.broker_connection_retry;
+    Reconnect {
+        on_startup: settings.broker_connection_retry_on_startup.unwrap_or(retry),
+        after_loss: retry,
+        max_retries: settings.broker_connection_max_retries.filter(|most| *most > 0),
+    }
+}
+
+fn failover(settings: &Settings) -> Result<Strategy, BrokerError> {
+    match settings.broker_failover_strategy.as_str() {
+        "round-robin" => Ok(Strategy::RoundRobin),
+        "shuffle" => Ok(Strategy::Shuffle),
+        other => {
+            let nearest = did_you_mean(other, ["round-robin", "shuffle"].into_iter());
+            Err(BrokerError::Config(format!(
+                "broker_failover_strategy: expected round-robin or shuffle, not {other:?}{nearest}"
+            )))
+        }
+    }
+}
+
+fn login(settings: &Settings) -> Result<Login, BrokerError> {
+    match settings.broker_login_method.as_deref() {
+        None | Some("PLAIN") => Ok(Login::Plain),
+        Some("AMQPLAIN") => Ok(Login::AmqPlain),
+        Some("EXTERNAL") => Ok(Login::External),
+        Some(other) => {
+            let nearest = did_you_mean(other, ["PLAIN", "AMQPLAIN", "EXTERNAL"].into_iter());
+            Err(BrokerError::Config(format!(
+                "broker_login_method: expected PLAIN, AMQPLAIN or EXTERNAL, not {other:?}{nearest}"
+            )))
+        }
     }
 }
 
@@ -92,15 +265,16 @@ pub fn backend(
         return Ok(Some(Arc::new(FilesystemBackend::new(&folders.results)?)));
     };
     match scheme(url) {
-        "redis" | "rediss" | "redis+socket" | "unix" => {
-            let table = settings.result_backend_transport_options.clone();
-            let transport: ResultTransport = table.try_into().map_err(|error| {
-                BackendError::Config(format!("result_backend_transport_options: {error}"))
-            })?;
+        "redis" | "rediss" | "redis+socket" | "socket" | "unix" | "sentinel" => {
+            let mut transport: ResultTransport = RESULT_TRANSPORT
+                .read(&settings.result_backend_transport_options)
+                .map_err(|error| BackendError::Config(error.to_string()))?;
+            let global_keyprefix = std::mem::take(&mut transport.global_keyprefix);
             let options = redis_backend::Options {
                 result_expires: settings.result_expires(),
-                result_failure_expires: crate::policy::admit::seconds(settings.result_failure_expires),
-                global_keyprefix: transport.global_keyprefix,
+                result_failure_expires: seconds(settings.result_failure_expires),
+                global_keyprefix,
+                connecting: redis_connecting(settings, transport)?,
                 ..redis_backend::Options::default()
             };
             Ok(Some(Arc::new(RedisBackend::new(url, options)?)))
@@ -124,23 +298,6 @@ pub fn backend(
     }
 }
 
-/// Several URLs for people: their passwords are not shown.
-pub fn all_masked(urls: &OneOrMany) -> String {
-    urls.all().map(masked).collect::<Vec<_>>().join(";")
-}
-
-/// A URL for people: its password is not shown.
-pub fn masked(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => match parsed.set_password(Some("**")) {
-            Ok(()) => parsed.to_string(),
-            Err(()) => format!("{}://**", parsed.scheme()),
-        },
-        Ok(_) => url.to_owned(),
-        Err(_) => format!("{}://…", scheme(url)),
-    }
-}
-
 /// The part before `://`; Celery takes a scheme alone as well (`redis`).
 fn scheme(url: &str) -> &str {
     url.split_once(':').map_or(url, |(scheme, _)| scheme)
@@ -150,19 +307,90 @@ fn embedded(settings: &Settings) -> Result<Folders, String> {
     Folders::of(&settings.data_dir).map_err(|error| format!("data_dir: {error}"))
 }
 
-fn broker_options<T: DeserializeOwned>(table: &toml::Table) -> Result<T, BrokerError> {
-    let options = table.clone().try_into();
-    options.map_err(|error| BrokerError::Config(format!("broker_transport_options: {error}")))
+/// How to connect to a Redis result backend.
+fn redis_connecting(settings: &Settings, transport: ResultTransport) -> Result<Connecting, BackendError> {
+    let use_ssl = settings.redis_backend_use_ssl.as_ref();
+    let tls = use_ssl.map_or(Ok(None), |value| Tls::read("redis_backend_use_ssl", value));
+    let sentinel = transport
+        .sentinel_kwargs
+        .map(|table| redis::sentinel_login(&table));
+    let sentinel = sentinel
+        .transpose()
+        .map_err(|error| BackendError::Config(error.to_string()))?;
+    let connecting = Connecting::default();
+    Ok(Connecting {
+        tls: tls.map_err(BackendError::Config)?,
+        connect_timeout: seconds(settings.redis_socket_connect_timeout).unwrap_or(connecting.connect_timeout),
+        master_name: transport.master_name,
+        sentinel: sentinel.unwrap_or_default(),
+        ..connecting
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn refused(text: &str) -> String {
+        let settings: Settings = toml::from_str(text).unwrap();
+        match broker(&settings) {
+            Ok(_) => panic!("{text} is no error"),
+            Err(error) => error.to_string(),
+        }
+    }
+
     #[test]
-    fn passwords_are_not_shown() {
-        assert_eq!(masked("redis://:secret@h/1"), "redis://:**@h/1");
-        assert_eq!(masked("amqp://u:secret@h//"), "amqp://u:**@h//");
-        assert!(!masked("amqp://u:sec:ret@[bad").contains("ret"));
+    fn what_makes_no_sense_is_named_with_the_nearest() {
+        for (text, part) in [
+            ("broker_url = 'kafka://h'", "unknown scheme \"kafka\""),
+            ("broker_url = 'redis://h;amqp://h'", "one transport"),
+            ("broker_read_url = 'redis://h'", "go together"),
+            (
+                "broker_url = 'amqp://h'\nbroker_login_method = 'EXTERNEL'",
+                "did you mean EXTERNAL?",
+            ),
+            (
+                "broker_url = 'amqp://h'\nbroker_failover_strategy = 'shufle'",
+                "did you mean shuffle?",
+            ),
+            (
+                "broker_url = 'amqp://h'\nbroker_transport_options = { confirm_publis = true }",
+                "did you mean confirm_publish?",
+            ),
+            (
+                "broker_url = 'redis://h'\nbroker_transport_options = { visibilty_timeout = 3 }",
+                "did you mean visibility_timeout?",
+            ),
+            (
+                "broker_url = 'filesystem://'\nbroker_transport_options = { data_folder = 'x' }",
+                "did you mean data_folder_in?",
+            ),
+            (
+                "broker_url = 'amqp://h'\nbroker_use_ssl = { ca_cert = 'x' }",
+                "did you mean ca_certs?",
+            ),
+        ] {
+            let error = refused(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn urls_are_read_from_all_three_settings() {
+        let urls = |text: &str| {
+            let urls = Urls::of(&toml::from_str(text).unwrap()).unwrap().unwrap();
+            (urls.transport, urls.read, urls.write)
+        };
+        let same = |transport, url: &str| (transport, url.to_owned(), url.to_owned());
+        assert_eq!(urls("broker_url = 'redis'"), same(Transport::Redis, "redis://"));
+        assert_eq!(
+            urls("broker_url = ['amqp://a', 'pyamqp://b; amqps://c']"),
+            same(Transport::Amqp, "amqp://a;pyamqp://b;amqps://c")
+        );
+        assert_eq!(
+            urls("broker_url = 'amqp://a'\nbroker_write_url = 'amqp://w'"),
+            (Transport::Amqp, "amqp://a".into(), "amqp://w".into())
+        );
+        assert!(Urls::of(&Settings::default()).unwrap().is_none());
     }
 }

@@ -4,8 +4,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Settings, SettingsError, nearest};
+use super::{Settings, SettingsError};
 use crate::execution::{Bounds, Options};
+use crate::nearest::nearest;
 use crate::outcome::Nameable;
 use crate::policy::admit;
 use crate::policy::annotate;
@@ -30,6 +31,7 @@ impl Settings {
         Ok(Options {
             hostname: hostname.into(),
             defaults: self.task_defaults(),
+            publish_retry: self.publish_retry(),
             result_extended: self.result_extended,
             nameable: Arc::new(Nameable::with(self.allowed_exceptions.clone())),
             concurrency: self.concurrency(),

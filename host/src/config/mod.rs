@@ -5,13 +5,16 @@
 pub mod connect;
 pub mod elsewhere;
 mod execution;
+mod queues;
 mod settings;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::message::content::{Reader, Serializer, Writer};
+use crate::nearest::nearest;
 use crate::policy::admit::Defaults;
+use crate::policy::publish::RetryPolicy;
 
 pub use settings::{OneOrMany, SETTINGS, Settings};
 
@@ -72,7 +75,7 @@ impl Settings {
 
     /// Finds every value that makes no sense.
     pub fn validate(&self) -> Result<(), SettingsError> {
-        let mut wrong = Vec::new();
+        let mut wrong = self.wrong_queues();
         let mut check = |fine: bool, what: String| {
             if !fine {
                 wrong.push(what);
@@ -152,6 +155,18 @@ impl Settings {
         }
     }
 
+    /// How long a message that cannot be sent is tried again.
+    pub fn publish_retry(&self) -> RetryPolicy {
+        let policy = self.task_publish_retry_policy.clone();
+        match self.task_publish_retry {
+            true => policy,
+            false => RetryPolicy {
+                max_retries: Some(0),
+                ..policy
+            },
+        }
+    }
+
     /// How long results are kept.
     pub fn result_expires(&self) -> Option<Duration> {
         crate::policy::admit::seconds(Some(self.result_expires))
@@ -180,13 +195,6 @@ fn unknown(name: &str) -> Option<String> {
         Some(nearest) => format!("unknown setting {name}; did you mean {nearest}?"),
         None => format!("unknown setting {name}; the README lists all of them"),
     })
-}
-
-/// The most similar of some names, when one is similar at all.
-pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = names.map(|known| (strsim::jaro_winkler(name, known), known));
-    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 > 0.8).then_some(best.1)
 }
 
 #[cfg(test)]

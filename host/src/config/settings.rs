@@ -138,7 +138,7 @@ settings! {
     task_create_missing_queues: bool = true;
     /// The type of such queues: `classic` or `quorum`.
     task_create_missing_queue_type: String = "classic".into();
-    /// The type of their exchanges; as `task_default_exchange_type` by default.
+    /// The type of their exchanges; `direct` by default.
     task_create_missing_queue_exchange_type: Option<String> = None;
     /// 2: messages sent survive a restart of the broker, 1: they do not.
     task_default_delivery_mode: u8 = 2;

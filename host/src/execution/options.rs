@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::outcome::Nameable;
 use crate::policy::admit::Defaults;
 use crate::policy::autoscale::Autoscale;
+use crate::policy::publish::RetryPolicy;
 use crate::policy::rate::Rate;
 
 /// How much of what a bounded memory of ids keeps (contract sections 3.8 and 3.9).
@@ -28,6 +29,8 @@ pub struct Options {
     pub hostname: Arc<str>,
     /// The worker's settings for its tasks.
     pub defaults: Defaults,
+    /// `task_publish_retry_policy`: how long a message that a task sends waits for a broker that is away.
+    pub publish_retry: RetryPolicy,
     /// `result_extended`.
     pub result_extended: bool,
     /// Which exceptions tasks may name (`allowed_exceptions`).
@@ -67,6 +70,7 @@ impl Default for Options {
         Self {
             hostname: "celery@localhost".into(),
             defaults: Defaults::default(),
+            publish_retry: RetryPolicy::default(),
             result_extended: false,
             nameable: Arc::default(),
             concurrency: 1,

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use celerybox::broker::amqp::AmqpBroker;
 use celerybox::broker::{Broker, BrokerError, Delivery};
 use celerybox::message::Outgoing;
+use celerybox::queue::Queue;
 use celerybox_tests::{RabbitMq, Vhost};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::Receiver;
@@ -22,7 +23,7 @@ struct Client {
 
 #[async_trait]
 impl Broker for Client {
-    async fn consume(&self, queues: &[String], prefetch: u32) -> Result<Receiver<Delivery>, BrokerError> {
+    async fn consume(&self, queues: &[Queue], prefetch: u32) -> Result<Receiver<Delivery>, BrokerError> {
         self.broker.consume(queues, prefetch).await
     }
 
@@ -30,10 +31,17 @@ impl Broker for Client {
         self.broker.set_prefetch(prefetch);
     }
 
+    async fn declare(&self, queue: &Queue) -> Result<(), BrokerError> {
+        self.broker.declare(queue).await
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         let mut declared = self.declared.lock().await;
-        if declared.insert(outgoing.route.routing_key.clone()) {
-            self.broker.declare(&outgoing.route.routing_key).await?;
+        let default = outgoing.route.exchange.is_empty();
+        if default && declared.insert(outgoing.route.routing_key.clone()) {
+            self.broker
+                .declare(&outgoing.route.routing_key.as_str().into())
+                .await?;
         }
         drop(declared);
         self.broker.publish(outgoing).await

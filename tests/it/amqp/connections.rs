@@ -83,7 +83,7 @@ async fn a_lost_connection_is_made_again_and_unsettled_messages_come_back() {
     let (mut network, url) = Network::to(&vhost.url()).await;
     let queue = queue("lost");
     let broker = broker(&url);
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 3).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 3).await.unwrap();
     publish(&broker, &queue, 4).await;
     let mut held = next_many(&mut deliveries, 3).await;
     held.remove(0).receipt.ack();
@@ -119,13 +119,13 @@ async fn the_first_connection_is_tried_until_it_stands() {
     let broker = broker(&url);
     let refused = broker.publish(message(&queue, "1")).await.unwrap_err();
     assert!(matches!(refused, BrokerError::Connection(_)), "{refused:?}");
-    let queues = [queue];
+    let queues = [queue.as_str().into()];
     let mut consuming = broker.consume(&queues, 1);
     let waited = tokio::time::timeout(Duration::from_millis(300), &mut consuming).await;
     assert!(waited.is_err(), "there is nothing to connect to");
     network.mend().await;
     let mut deliveries = consuming.await.unwrap();
-    broker.publish(message(&queues[0], "2")).await.unwrap();
+    broker.publish(message(&queue, "2")).await.unwrap();
     assert_eq!(id(&next(&mut deliveries).await), "2");
     broker.close().await.unwrap();
 }
@@ -152,7 +152,7 @@ async fn connections_that_the_server_closes_are_made_again() {
     let server = tokio::task::spawn_blocking(RabbitMq::start).await.unwrap();
     let broker = broker(&server.url());
     let queue = queue("closed");
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 1).await.unwrap();
     publish(&broker, &queue, 1).await;
     let first = next(&mut deliveries).await;
     let server = tokio::task::spawn_blocking(move || {
@@ -192,7 +192,7 @@ async fn a_silent_server_is_noticed_by_its_heartbeat() {
     };
     let broker = AmqpBroker::new(&url, &options).unwrap();
     let queue = queue("silent");
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 1).await.unwrap();
     publish(&broker, &queue, 1).await;
     let first = next(&mut deliveries).await;
     // Longer than two heartbeats: ours keep the connection, and RabbitMQ's.
@@ -214,7 +214,7 @@ async fn a_deleted_queue_is_declared_and_consumed_again() {
     let vhost = RabbitMq::vhost();
     let broker = broker(&vhost.url());
     let queue = queue("deleted");
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 1).await.unwrap();
     RawClient::connect(&vhost).delete(&queue);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let delivery = loop {
@@ -238,7 +238,7 @@ async fn a_message_that_the_server_refuses_harms_no_other() {
     let vhost = RabbitMq::vhost();
     let broker = broker(&vhost.url());
     let queue = queue("refused");
-    broker.declare(&queue).await.unwrap();
+    broker.declare(&queue.as_str().into()).await.unwrap();
     let mut bad = message(&queue, "bad");
     bad.route.exchange = "no such exchange".into();
     let mut unsendable = message(&queue, "unsendable");
@@ -281,7 +281,7 @@ async fn tls_with_a_trusted_authority() {
     let queue = queue("tls");
     let authority = vhost.authority();
     let broker = broker(&format!("{}?cacertfile={}", vhost.tls_url(), authority.display()));
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 10).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 10).await.unwrap();
     let mut large = message(&queue, "large");
     large.message.body = (0..=255).cycle().take(3 << 20).collect();
     broker.publish(large.clone()).await.unwrap();
@@ -296,7 +296,7 @@ async fn tls_with_a_trusted_authority() {
     until_queued(&vhost, &queue, 0).await;
 
     let stranger = super::broker(&vhost.tls_url());
-    match stranger.consume(&[queue], 1).await {
+    match stranger.consume(&[queue.as_str().into()], 1).await {
         Err(BrokerError::Refused(text)) => assert!(text.contains("cacertfile"), "{text}"),
         other => panic!("{other:?}"),
     }

@@ -51,7 +51,7 @@ async fn queues_are_declared_as_celery_does() {
 async fn publishing_declares_nothing() {
     let vhost = RabbitMq::vhost();
     let broker = broker(&vhost.url());
-    broker.declare("there").await.unwrap();
+    broker.declare(&"there".into()).await.unwrap();
     broker
         .publish(crate::conformance::message("gone", "1"))
         .await
@@ -68,7 +68,7 @@ async fn publishing_declares_nothing() {
 }
 
 async fn refused(url: &str, queue: &str) -> String {
-    match broker(url).consume(&[queue.to_owned()], 1).await {
+    match broker(url).consume(&[queue.into()], 1).await {
         Err(BrokerError::Refused(text)) => text,
         other => panic!("{other:?}"),
     }
@@ -91,7 +91,7 @@ async fn what_the_server_refuses_for_good_is_an_error_with_a_hint() {
     ] {
         assert!(text.contains(part), "{text}");
     }
-    match broker(&url).declare("priorities").await {
+    match broker(&url).declare(&"priorities".into()).await {
         Err(BrokerError::Refused(text)) => assert!(text.contains("hint:"), "{text}"),
         other => panic!("{other:?}"),
     }

@@ -116,7 +116,7 @@ async fn what_we_publish_is_what_celery_publishes() {
     let mut client = RawClient::connect(&vhost);
     for sent in published() {
         let queue = &sent.route.routing_key;
-        broker.declare(queue).await.unwrap();
+        broker.declare(&queue.as_str().into()).await.unwrap();
         broker.publish(sent.clone()).await.unwrap();
         let (header, body) = client.get(queue);
         let headers = table_bytes(&Value::Object(sent.message.headers.clone().unwrap()));
@@ -163,7 +163,7 @@ async fn rpc_results_are_those_of_celery() {
         .filter(|sent| sent.route.routing_key != "celery");
     for sent in results {
         let queue = sent.route.routing_key;
-        broker.declare(&queue).await.unwrap();
+        broker.declare(&queue.as_str().into()).await.unwrap();
         let meta = String::from_utf8(sent.message.body).unwrap();
         let document: Value = serde_json::from_str(&meta).unwrap();
         let result = StoredResult {
@@ -200,7 +200,7 @@ async fn rpc_results_are_those_of_celery() {
         assert_eq!(client.counts(&queue).ready, 0);
     }
     let persistent = RpcBackend::new(Arc::clone(&broker) as Arc<dyn Broker>).persistent(true);
-    broker.declare("durable").await.unwrap();
+    broker.declare(&"durable".into()).await.unwrap();
     let result = StoredResult {
         task_id: "t".into(),
         state: State::Success,

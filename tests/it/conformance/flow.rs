@@ -16,7 +16,7 @@ pub(crate) async fn a_message_that_comes_later_arrives_soon(fixture: &dyn Fixtur
     let queue = queue("later");
     let broker = fixture.broker().await;
     let sender = fixture.broker().await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 1).await.unwrap();
     nothing(&mut deliveries).await;
     for n in 0..5 {
         sender.publish(message(&queue, &n.to_string())).await.unwrap();
@@ -33,7 +33,7 @@ pub(crate) async fn prefetch_is_respected(fixture: &dyn Fixture) {
     let queue = queue("prefetch");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 10).await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 3).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 3).await.unwrap();
     let mut held = next_many(&mut deliveries, 3).await;
     nothing(&mut deliveries).await;
     until_queued(fixture, &queue, 7).await;
@@ -54,7 +54,7 @@ pub(crate) async fn prefetch_can_be_raised(fixture: &dyn Fixture) {
     let queue = queue("raised");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 10).await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 2).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 2).await.unwrap();
     let mut held = next_many(&mut deliveries, 2).await;
     nothing(&mut deliveries).await;
     broker.set_prefetch(5);
@@ -69,7 +69,7 @@ pub(crate) async fn prefetch_can_be_raised(fixture: &dyn Fixture) {
 pub(crate) async fn prefetch_can_be_lowered(fixture: &dyn Fixture) {
     let queue = queue("lowered");
     let broker = fixture.broker().await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 10).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 10).await.unwrap();
     broker.set_prefetch(2);
     // The change is not acknowledged, so the first rounds may still see the old number.
     for _ in 0..10 {
@@ -107,7 +107,7 @@ pub(crate) async fn without_a_prefetch_nothing_is_held_back(fixture: &dyn Fixtur
     let queue = queue("unlimited");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 1000).await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 0).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 0).await.unwrap();
     let held = next_many(&mut deliveries, 1000).await;
     until_queued(fixture, &queue, 0).await;
     let ids: BTreeSet<String> = held.iter().map(id).collect();
@@ -125,8 +125,8 @@ pub(crate) async fn two_consumers_share_without_duplicates(fixture: &dyn Fixture
     let queue = queue("shared");
     let brokers = [fixture.broker().await, fixture.broker().await];
     let mut streams = [
-        brokers[0].consume(std::slice::from_ref(&queue), 5).await.unwrap(),
-        brokers[1].consume(std::slice::from_ref(&queue), 5).await.unwrap(),
+        brokers[0].consume(&[queue.as_str().into()], 5).await.unwrap(),
+        brokers[1].consume(&[queue.as_str().into()], 5).await.unwrap(),
     ];
     let taking = async {
         let mut seen = BTreeSet::new();

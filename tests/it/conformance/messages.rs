@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use celerybox::message::Properties;
+use celerybox::queue::Queue;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
@@ -50,7 +51,7 @@ pub(crate) async fn everything_arrives_as_it_was_sent(fixture: &dyn Fixture) {
 
     let broker = fixture.broker().await;
     broker.publish(sent.clone()).await.unwrap();
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 1).await.unwrap();
     let delivery = next(&mut deliveries).await;
     let (headers, expected) = (delivery.message.headers.unwrap(), sent.message.headers.unwrap());
     for (name, value) in &expected {
@@ -83,7 +84,7 @@ pub(crate) async fn the_order_is_kept(fixture: &dyn Fixture) {
     let queue = queue("order");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 200).await;
-    let mut deliveries = broker.consume(&[queue], 7).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 7).await.unwrap();
     for n in 0..200 {
         let delivery = next(&mut deliveries).await;
         assert_eq!(id(&delivery), n.to_string());
@@ -100,7 +101,7 @@ pub(crate) async fn a_queue_that_nobody_consumes_keeps_its_messages(fixture: &dy
     close(sender).await;
     until_queued(fixture, &queue, 3).await;
     let broker = fixture.broker().await;
-    let mut deliveries = broker.consume(&[queue], 10).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 10).await.unwrap();
     for (n, delivery) in next_many(&mut deliveries, 3).await.into_iter().enumerate() {
         assert_eq!(id(&delivery), n.to_string());
         assert!(!delivery.redelivered);
@@ -115,13 +116,15 @@ pub(crate) async fn several_queues_at_once(fixture: &dyn Fixture) {
     // Names that start or end like one of them.
     let others = [format!("{}.x", queues[0]), format!("x.{}", queues[0])];
     let broker = fixture.broker().await;
-    let mut deliveries = broker.consume(&queues, 100).await.unwrap();
+    let consumed: Vec<Queue> = queues.iter().map(|queue| queue.as_str().into()).collect();
+    let mut deliveries = broker.consume(&consumed, 100).await.unwrap();
     for queue in queues.iter().chain(&others) {
         broker.publish(message(queue, queue)).await.unwrap();
     }
     let mut taken = BTreeSet::new();
     for delivery in next_many(&mut deliveries, queues.len()).await {
         assert_eq!(delivery.route.routing_key, id(&delivery));
+        assert_eq!(delivery.queue, id(&delivery));
         taken.insert(id(&delivery));
         delivery.receipt.ack();
     }
@@ -138,7 +141,7 @@ pub(crate) async fn ten_thousand_messages(fixture: &dyn Fixture) {
     const COUNT: usize = 10_000;
     let queue = queue("many");
     let broker = fixture.broker().await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 100).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 100).await.unwrap();
     let publishing = stream::iter(0..COUNT)
         .map(|n| broker.publish(message(&queue, &n.to_string())))
         .buffer_unordered(64)
@@ -175,7 +178,7 @@ pub(crate) async fn garbage_does_not_stop_the_stream(fixture: &dyn Fixture) {
     broker.publish(sent).await.unwrap();
     broker.publish(message(&queue, "last")).await.unwrap();
 
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 1).await.unwrap();
     let mut seen = BTreeSet::new();
     while !seen.contains("last") {
         let delivery = next(&mut deliveries).await;

@@ -8,6 +8,7 @@
 //!
 //! Every test uses queues of its own, so one server may serve all of them, and they may run at the same time.
 
+pub(crate) mod exchanges;
 pub(crate) mod flow;
 pub(crate) mod messages;
 pub(crate) mod settling;
@@ -15,8 +16,9 @@ pub(crate) mod settling;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use celerybox::broker::{Broker, Delivery};
+use celerybox::broker::{Broker, Delivery, send};
 use celerybox::message::{JsonMap, Message, Outgoing, Properties, Route};
+use celerybox::policy::publish::RetryPolicy;
 use tokio::sync::mpsc::Receiver;
 use uuid::Uuid;
 
@@ -68,6 +70,11 @@ macro_rules! conformance {
             settling: a_killed_broker_loses_nothing;
             settling: a_dropped_receipt_settles_nothing;
             settling: after_cancel_receipts_still_work;
+            exchanges: a_direct_exchange_leads_to_the_queues_of_its_key;
+            exchanges: a_topic_exchange_leads_to_the_queues_that_match;
+            exchanges: a_fanout_exchange_leads_to_all_its_queues;
+            exchanges: a_queue_may_have_several_bindings;
+            settling: receipts_are_not_lost_while_the_broker_has_them;
             flow: a_message_that_comes_later_arrives_soon;
             flow: prefetch_is_respected;
             flow: prefetch_can_be_raised;
@@ -118,10 +125,20 @@ pub(crate) fn message(queue: &str, id: &str) -> Outgoing {
     }
 }
 
+/// For a server that is away for a while.
+pub(crate) const PATIENT: RetryPolicy = RetryPolicy {
+    max_retries: Some(100),
+    interval_start: 0.0,
+    interval_step: 0.1,
+    interval_max: 0.2,
+};
+
 /// Publishes messages `0` to `count - 1`, one after the other.
 pub(crate) async fn publish(broker: &dyn Broker, queue: &str, count: usize) {
     for n in 0..count {
-        broker.publish(message(queue, &n.to_string())).await.unwrap();
+        send(broker, message(queue, &n.to_string()), &PATIENT)
+            .await
+            .unwrap();
     }
 }
 
@@ -188,7 +205,7 @@ pub(crate) async fn close(broker: Box<dyn Broker>) {
 pub(crate) async fn nothing_is_left(fixture: &dyn Fixture, queue: &str) {
     until_queued(fixture, queue, 0).await;
     let broker = fixture.broker().await;
-    let mut deliveries = broker.consume(&[queue.to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.into()], 0).await.unwrap();
     broker.publish(message(queue, "sentinel")).await.unwrap();
     let delivery = next(&mut deliveries).await;
     assert_eq!(id(&delivery), "sentinel", "a message was left in the queue");

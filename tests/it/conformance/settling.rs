@@ -10,7 +10,7 @@ pub(crate) async fn an_acknowledged_message_is_gone(fixture: &dyn Fixture) {
     let queue = queue("ack");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 20).await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 0).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 0).await.unwrap();
     for delivery in next_many(&mut deliveries, 20).await {
         delivery.receipt.ack();
     }
@@ -23,7 +23,7 @@ pub(crate) async fn a_rejected_message_is_gone(fixture: &dyn Fixture) {
     let queue = queue("reject");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 2).await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 1).await.unwrap();
     next(&mut deliveries).await.receipt.reject(false);
     // Its slot is free again.
     let delivery = next(&mut deliveries).await;
@@ -39,7 +39,7 @@ pub(crate) async fn a_requeued_message_comes_back_as_redelivered(fixture: &dyn F
     let broker = fixture.broker().await;
     let sent = message(&queue, "again");
     broker.publish(sent.clone()).await.unwrap();
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 1).await.unwrap();
     let delivery = next(&mut deliveries).await;
     assert!(!delivery.redelivered);
     delivery.receipt.reject(true);
@@ -59,7 +59,7 @@ pub(crate) async fn closing_gives_back_what_is_not_settled(fixture: &dyn Fixture
     let queue = queue("close");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 6).await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 4).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 4).await.unwrap();
     next(&mut deliveries).await.receipt.ack();
     let held = next(&mut deliveries).await;
     close(broker).await;
@@ -67,7 +67,7 @@ pub(crate) async fn closing_gives_back_what_is_not_settled(fixture: &dyn Fixture
     // Too late: it went back.
     held.receipt.ack();
     let broker = fixture.broker().await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 0).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 0).await.unwrap();
     let mut seen = Vec::new();
     for delivery in next_many(&mut deliveries, 5).await {
         if id(&delivery) == "1" {
@@ -87,10 +87,10 @@ pub(crate) async fn a_killed_broker_loses_nothing(fixture: &dyn Fixture) {
     let queue = queue("kill");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 10).await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 4).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 4).await.unwrap();
     let held = next_many(&mut deliveries, 4).await;
     let survivor = fixture.broker().await;
-    let mut others = survivor.consume(std::slice::from_ref(&queue), 0).await.unwrap();
+    let mut others = survivor.consume(&[queue.as_str().into()], 0).await.unwrap();
     for delivery in next_many(&mut others, 6).await {
         assert!(!delivery.redelivered);
         delivery.receipt.ack();
@@ -115,7 +115,7 @@ pub(crate) async fn a_dropped_receipt_settles_nothing(fixture: &dyn Fixture) {
     let queue = queue("dropped");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 2).await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 1).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 1).await.unwrap();
     drop(next(&mut deliveries).await);
     nothing(&mut deliveries).await;
     close(broker).await;
@@ -127,7 +127,7 @@ pub(crate) async fn after_cancel_receipts_still_work(fixture: &dyn Fixture) {
     let queue = queue("cancel");
     let broker = fixture.broker().await;
     publish(&*broker, &queue, 2).await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 2).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 2).await.unwrap();
     let held = next_many(&mut deliveries, 2).await;
     broker.cancel().await;
     broker.publish(message(&queue, "late")).await.unwrap();
@@ -141,7 +141,7 @@ pub(crate) async fn after_cancel_receipts_still_work(fixture: &dyn Fixture) {
     close(broker).await;
 
     let broker = fixture.broker().await;
-    let mut deliveries = broker.consume(std::slice::from_ref(&queue), 0).await.unwrap();
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 0).await.unwrap();
     let mut seen = Vec::new();
     for delivery in next_many(&mut deliveries, 2).await {
         seen.push((id(&delivery), delivery.redelivered));
@@ -151,4 +151,22 @@ pub(crate) async fn after_cancel_receipts_still_work(fixture: &dyn Fixture) {
     assert_eq!(seen, [("1".into(), true), ("late".into(), false)]);
     close(broker).await;
     nothing_is_left(fixture, &queue).await;
+}
+
+/// A receipt of a connection that stands is not lost, and closing the broker loses those that were not settled.
+pub(crate) async fn receipts_are_not_lost_while_the_broker_has_them(fixture: &dyn Fixture) {
+    let queue = queue("receipts");
+    let broker = fixture.broker().await;
+    publish(&*broker, &queue, 2).await;
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 2).await.unwrap();
+    let mut held = next_many(&mut deliveries, 2).await;
+    assert!(held.iter().all(|delivery| !delivery.receipt.is_lost()));
+    held.remove(0).receipt.ack();
+    let lost = held[0].receipt.lost();
+    assert!(!held[0].receipt.is_lost());
+    close(broker).await;
+    tokio::time::timeout(super::DEADLINE, lost)
+        .await
+        .expect("the message went back");
+    assert!(held[0].receipt.is_lost());
 }

@@ -18,6 +18,7 @@ use celerybox::backend::{BackendError, ResultBackend, StoredResult};
 use celerybox::broker::{Broker, BrokerError, Delivery, Receipt, Verdict};
 use celerybox::execution::{Execution, Options, handle};
 use celerybox::message::{Message, Outgoing, Properties, Route};
+use celerybox::queue::Queue;
 use celerybox::sandbox::registry::load_all;
 use celerybox::sandbox::{Limits, Sandbox};
 use celerybox::shutdown::Shutdown;
@@ -37,13 +38,17 @@ struct Remembering {
 
 #[async_trait]
 impl Broker for Remembering {
-    async fn consume(&self, _: &[String], _: u32) -> Result<mpsc::Receiver<Delivery>, BrokerError> {
+    async fn consume(&self, _: &[Queue], _: u32) -> Result<mpsc::Receiver<Delivery>, BrokerError> {
         let deliveries = self.deliveries.lock().unwrap().take();
         Ok(deliveries.expect("it is consumed once"))
     }
 
     fn set_prefetch(&self, prefetch: u32) {
         self.prefetch.lock().unwrap().push(prefetch);
+    }
+
+    async fn declare(&self, _: &Queue) -> Result<(), BrokerError> {
+        Ok(())
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
@@ -163,6 +168,7 @@ impl Lab {
                 body: format!("[{args}, {{}}, null]").into_bytes(),
             },
             route: Route::to_queue("celery"),
+            queue: "celery".into(),
             redelivered: all["redelivered"] == true,
             receipt: Receipt::new(move |verdict| {
                 let before = given.lock().unwrap().replace(verdict);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use celerybox::broker::Verdict;
 use celerybox::execution::Options;
+use celerybox::queue::Queue;
 use celerybox::shutdown::Stage;
 use celerybox::worker::{self, Ended};
 use serde_json::json;
@@ -20,7 +21,7 @@ async fn held_messages_go_back_at_once() {
     *lab.broker.deliveries.lock().unwrap() = Some(deliveries);
     let running = tokio::spawn({
         let worker = Arc::clone(&lab.worker);
-        async move { worker::run(worker, &["celery".to_owned()], || {}).await }
+        async move { worker::run(worker, &[Queue::named("celery")], || {}).await }
     });
     let mut sent = Vec::new();
     for (task, args, headers) in [

@@ -26,7 +26,7 @@ async fn holder() {
         return;
     };
     let broker = FilesystemBroker::new(&options_in(&PathBuf::from(folder))).unwrap();
-    let mut deliveries = broker.consume(&["q".to_owned()], 5).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 5).await.unwrap();
     let held = next_many(&mut deliveries, 5).await;
     println!("\nholding {}", held.len());
     std::future::pending::<()>().await;
@@ -68,7 +68,7 @@ async fn what_a_killed_process_held_is_delivered_to_another() {
     let survivor = broker(&folder);
     publish(&*survivor, "q", 5).await;
     let killed = Holder::start(&folder);
-    let mut deliveries = survivor.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = survivor.consume(&["q".into()], 0).await.unwrap();
     nothing(&mut deliveries).await;
     assert_eq!(folder.names("queue/unacked").len(), 2);
     assert!(folder.messages().is_empty());
@@ -104,7 +104,7 @@ async fn many_workers_that_start_at_once_deliver_each_message_once() {
     let workers: Vec<Box<dyn Broker>> = (0..6).map(|_| broker(&folder)).collect();
     let (sending, mut seen) = tokio::sync::mpsc::unbounded_channel();
     for worker in &workers {
-        let mut deliveries = worker.consume(&["q".to_owned()], 0).await.unwrap();
+        let mut deliveries = worker.consume(&["q".into()], 0).await.unwrap();
         let sending = sending.clone();
         tokio::spawn(async move {
             while let Some(delivery) = deliveries.recv().await {
@@ -149,7 +149,7 @@ async fn a_sweeper_that_died_half_way_is_swept_too() {
     std::fs::create_dir_all(folder.queue().join("unacked/empty")).unwrap();
     std::fs::write(folder.queue().join("unacked/a file"), "").unwrap();
 
-    let mut deliveries = sender.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = sender.consume(&["q".into()], 0).await.unwrap();
     let delivery = next_within(&mut deliveries, RESTORED_WITHIN).await;
     assert_eq!(id(&delivery), "0");
     assert!(delivery.redelivered);

@@ -6,12 +6,13 @@ use std::time::Duration;
 use celerybox::broker::filesystem::{FilesystemBroker, Options};
 use celerybox::broker::{Broker, BrokerError};
 use celerybox::message::Route;
+use celerybox::queue::Queue;
 
 use super::{Folder, names, options_in};
 use crate::conformance::{LONGEST, close, id, message, next, next_within, nothing, publish, until_queued};
 
-fn queues(name: &str) -> Vec<String> {
-    vec![name.to_owned()]
+fn queues(name: &str) -> Vec<Queue> {
+    vec![name.into()]
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn kombu_publishes_and_we_consume() {
     let folder = Folder::new();
     kombu(&folder, &["publish", "q", "30"]).await;
     let broker = broker(&folder);
-    let mut deliveries = broker.consume(&["q".to_owned()], 10).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 10).await.unwrap();
     for _ in 0..30 {
         let delivery = next(&mut deliveries).await;
         let headers = Value::from(delivery.message.headers.clone().unwrap());
@@ -118,7 +118,7 @@ async fn messages_given_back_change_hands() {
         3
     );
     until_queued(&folder, "q", 3).await;
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     let held = next_many(&mut deliveries, 3).await;
     let ids: BTreeSet<String> = held.iter().map(id).collect();
     assert_eq!(ids, ["0", "1", "2"].map(str::to_owned).into());
@@ -153,7 +153,7 @@ async fn exchanges_lead_to_the_same_queues() {
     .await;
     kombu(&folder, &["bind", "q", "direct", "other=elsewhere"]).await;
     let broker = broker(&folder);
-    let deliveries = broker.consume(&["q".to_owned()], 1).await.unwrap();
+    let deliveries = broker.consume(&["q".into()], 1).await.unwrap();
     let table: Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("control/q.exchange")).unwrap()).unwrap();
     assert_eq!(table, json!([["q", "", "q"], ["other", "", "elsewhere"]]));
@@ -245,7 +245,7 @@ async fn a_celery_worker_and_ours_share_a_queue() {
     let folder = Folder::new();
     let backend = folder.backend();
     let broker = broker(&folder);
-    let mut deliveries = broker.consume(&["celery".to_owned()], 4).await.unwrap();
+    let mut deliveries = broker.consume(&["celery".into()], 4).await.unwrap();
     let sent = kombu(&folder, &["send", &COUNT.to_string()]).await;
     let ids: Vec<&str> = sent
         .as_array()

@@ -101,7 +101,7 @@ async fn a_worker_that_dies_between_any_two_commands_loses_nothing() {
         let mut way = Cut::after(&server, bytes).await;
         let dying = broker_at(&format!("redis://127.0.0.1:{}/0", way.port), &Options::default());
         let all = async {
-            let mut deliveries = dying.consume(&["q".to_owned()], 3).await.unwrap();
+            let mut deliveries = dying.consume(&["q".into()], 3).await.unwrap();
             let mut held = next_many(&mut deliveries, 3).await;
             // Room for more, so that taking goes on; nothing is acknowledged.
             dying.set_prefetch(7);
@@ -137,7 +137,7 @@ async fn a_worker_that_dies_between_any_two_commands_loses_nothing() {
 async fn a_batch_whose_answer_is_lost_comes_again_at_once() {
     let server = Redis::start();
     let broker = broker(&server);
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     nothing(&mut deliveries).await;
     let started = Instant::now();
     // The server takes its time for the script, and its connections end meanwhile.
@@ -174,9 +174,9 @@ async fn a_message_that_is_worked_on_stays_with_its_worker() {
         broker_at(&server.url(), &options),
     );
     publish(&*one, "q", 1).await;
-    let mut of_one = one.consume(&["q".to_owned()], 1).await.unwrap();
+    let mut of_one = one.consume(&["q".into()], 1).await.unwrap();
     let held = next(&mut of_one).await;
-    let mut of_two = two.consume(&["q".to_owned()], 1).await.unwrap();
+    let mut of_two = two.consume(&["q".into()], 1).await.unwrap();
     // Four visibility timeouts. What must not happen has no event.
     let waited = tokio::time::timeout(Duration::from_secs(4), of_two.recv()).await;
     assert!(waited.is_err(), "the message was delivered twice");
@@ -198,7 +198,7 @@ async fn garbage_among_the_records_does_not_stop_the_sweep() {
     let server = Redis::start();
     let dead = broker_at(&server.url(), &visibility(Duration::from_secs(3600)));
     publish(&*dead, "q", 2).await;
-    let mut deliveries = dead.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = dead.consume(&["q".into()], 0).await.unwrap();
     next_many(&mut deliveries, 2).await;
     drop(dead);
     for (n, record) in [
@@ -229,7 +229,7 @@ async fn garbage_among_the_records_does_not_stop_the_sweep() {
         "0",
     ]);
     let broker = broker_at(&server.url(), &visibility(Duration::from_secs(1)));
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     for delivery in next_many(&mut deliveries, 2).await {
         assert!(delivery.redelivered);
         delivery.receipt.ack();
@@ -246,7 +246,7 @@ async fn many_sweepers_restore_a_message_once() {
     let server = Redis::start();
     let dead = broker_at(&server.url(), &visibility(Duration::from_secs(3600)));
     publish(&*dead, "q", 50).await;
-    let mut deliveries = dead.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = dead.consume(&["q".into()], 0).await.unwrap();
     next_many(&mut deliveries, 50).await;
     drop(dead);
     // They consume another queue, so that what they restore stays where it is.
@@ -254,7 +254,7 @@ async fn many_sweepers_restore_a_message_once() {
     let mut sweepers = Vec::new();
     for _ in 0..5 {
         let broker = broker_at(&server.url(), &options);
-        let deliveries = broker.consume(&["other".to_owned()], 1).await.unwrap();
+        let deliveries = broker.consume(&["other".into()], 1).await.unwrap();
         sweepers.push((broker, deliveries));
     }
     until("all are back", || waiting_and_unacked(&server, "q") == (50, 0, 0)).await;
@@ -264,7 +264,7 @@ async fn many_sweepers_restore_a_message_once() {
     assert_eq!(waiting_and_unacked(&server, "q"), (50, 0, 0));
     // Delivered in the order in which they were sent.
     let broker = broker_at(&server.url(), &Options::default());
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     let mut ids = Vec::new();
     for delivery in next_many(&mut deliveries, 50).await {
         ids.push(id(&delivery).parse::<usize>().unwrap());
@@ -294,7 +294,7 @@ async fn the_lock_of_a_dead_sweeper_expires() {
         ..visibility(Duration::from_secs(40))
     };
     let broker = broker_at(&server.url(), &options);
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     nothing(&mut deliveries).await;
     next(&mut deliveries).await.receipt.ack();
     close(broker).await;

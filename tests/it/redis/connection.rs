@@ -14,7 +14,7 @@ use crate::conformance::{close, id, next, next_many, publish};
 async fn sends_and_receives(url: &str) {
     let broker = broker_at(url, &Options::default());
     publish(&*broker, "q", 3).await;
-    let mut deliveries = broker.consume(&["q".to_owned()], 2).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 2).await.unwrap();
     for n in 0..3 {
         let delivery = next(&mut deliveries).await;
         assert_eq!(id(&delivery), n.to_string());
@@ -31,7 +31,7 @@ async fn over_tls_with_the_servers_own_authority() {
     let url = server.tls_url();
     let (without, _) = url.split_once('?').unwrap();
     let stranger = broker_at(without, &Options::default());
-    let queues = ["q".to_owned()];
+    let queues = ["q".into()];
     let trusting = stranger.consume(&queues, 1);
     let trusted = tokio::time::timeout(Duration::from_secs(2), trusting).await;
     assert!(trusted.is_err(), "connected to a server that nobody vouches for");
@@ -55,7 +55,7 @@ async fn a_wrong_password_is_an_error_and_is_not_shown() {
     let with = |userinfo: &str| server.url().replace("redis://", &format!("redis://{userinfo}"));
     for url in [with(":wrong-secret@"), with("nobody:wrong-secret@"), with("")] {
         let broker = RedisBroker::new(&url, &Options::default()).unwrap();
-        let error = celerybox::broker::Broker::consume(&broker, &["q".to_owned()], 1).await;
+        let error = celerybox::broker::Broker::consume(&broker, &["q".into()], 1).await;
         let error = error.unwrap_err();
         assert!(matches!(error, BrokerError::Refused(_)), "{error:?}");
         assert!(!error.to_string().contains("wrong-secret"), "{error}");
@@ -63,7 +63,7 @@ async fn a_wrong_password_is_an_error_and_is_not_shown() {
     sends_and_receives(&with(":right@")).await;
     let beyond = with(":right@").replace("/0", "/99");
     let broker = RedisBroker::new(&beyond, &Options::default()).unwrap();
-    let error = celerybox::broker::Broker::consume(&broker, &["q".to_owned()], 1).await;
+    let error = celerybox::broker::Broker::consume(&broker, &["q".into()], 1).await;
     assert!(matches!(error, Err(BrokerError::Refused(_))), "{error:?}");
 }
 
@@ -111,7 +111,7 @@ impl Restarting {
 async fn a_server_that_starts_later_is_waited_for() {
     let mut server = Restarting::new();
     let broker = broker_at(&server.url(), &Options::default());
-    let queues = ["q".to_owned()];
+    let queues = ["q".into()];
     let (deliveries, ()) = tokio::join!(broker.consume(&queues, 1), async {
         // Long enough for one attempt to fail.
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -130,7 +130,7 @@ async fn a_restart_loses_neither_messages_nor_verdicts() {
     server.start();
     let broker = broker_at(&server.url(), &visibility(Duration::from_secs(3600)));
     publish(&*broker, "q", 6).await;
-    let mut deliveries = broker.consume(&["q".to_owned()], 4).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 4).await.unwrap();
     let mut held = next_many(&mut deliveries, 4).await;
     tokio::task::block_in_place(|| server.stop());
     // Nobody is there to be told.
@@ -193,7 +193,7 @@ async fn cut_connections_lose_nothing() {
     let server = Redis::start();
     let broker = broker_at(&server.url(), &Options::default());
     publish(&*broker, "q", COUNT).await;
-    let mut deliveries = broker.consume(&["q".to_owned()], 10).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 10).await.unwrap();
     let mut seen = std::collections::BTreeSet::new();
     while seen.len() < COUNT {
         let delivery = next(&mut deliveries).await;

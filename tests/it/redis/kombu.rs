@@ -31,7 +31,7 @@ async fn kombu_restores_what_we_left() {
     let mut sent = crate::conformance::message("q", "3");
     sent.message.properties.priority = Some(6);
     broker.publish(sent).await.unwrap();
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     next_many(&mut deliveries, 4).await;
     drop(broker);
     assert_eq!(place.redis_broker().unacked(), 4);
@@ -56,7 +56,7 @@ async fn we_restore_what_kombu_left() {
     kombu(&place, &["publish", "q", "0", "3", "9"]);
     kombu(&place, &["take", "q", "3", "die"]);
     let sweeper = broker(&place, SECOND);
-    let elsewhere = sweeper.consume(&["other".to_owned()], 1).await.unwrap();
+    let elsewhere = sweeper.consume(&["other".into()], 1).await.unwrap();
     until("each is in the list of its priority", || {
         ["q", "q\x06\x163", "q\x06\x169"].map(|list| place.redis_broker().list_length(list)) == [1, 1, 1]
     })
@@ -64,7 +64,7 @@ async fn we_restore_what_kombu_left() {
     close(sweeper).await;
     drop(elsewhere);
     let broker = broker(&place, HOUR);
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     let mut ids = BTreeSet::new();
     for delivery in next_many(&mut deliveries, 3).await {
         assert!(delivery.redelivered);
@@ -91,7 +91,7 @@ async fn we_restore_to_the_queue_behind_an_exchange() {
         kombu(&place, &["publish_to", kind, kind, key, "2"]);
         kombu(&place, &["take", queue, "2", "die"]);
         let broker = broker(&place, SECOND);
-        let mut deliveries = broker.consume(&[queue.to_owned()], 0).await.unwrap();
+        let mut deliveries = broker.consume(&[queue.into()], 0).await.unwrap();
         for delivery in next_many(&mut deliveries, 2).await {
             assert_eq!(
                 (
@@ -113,7 +113,7 @@ async fn kombu_leaves_alone_what_we_work_on() {
     let mut place = Place::redis();
     let broker = broker(&place, SECOND);
     publish(&*broker, "q", 2).await;
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     let held = next_many(&mut deliveries, 2).await;
     assert_eq!(kombu(&place, &["sweep", "1", "3"]), 0);
     for delivery in held {
@@ -130,7 +130,7 @@ async fn priorities_mean_the_same() {
     let place = Place::redis();
     kombu(&place, &["publish", "q", "9", "5", "0", "7", "3"]);
     let broker = broker(&place, HOUR);
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     let mut order = Vec::new();
     for delivery in next_many(&mut deliveries, 5).await {
         order.push(id(&delivery));

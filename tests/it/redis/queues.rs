@@ -2,6 +2,7 @@
 
 use celerybox::broker::redis::{Options, QueueOrder};
 use celerybox::message::Route;
+use celerybox::queue::Queue;
 use celerybox_tests::{Redis, Reply};
 
 use super::{broker, broker_at, until};
@@ -28,7 +29,7 @@ async fn priorities_are_served_in_kombus_order() {
         assert_eq!(server.list_length(key), length, "{key:?}");
     }
     // One at a time, so that each is a choice of its own.
-    let mut deliveries = broker.consume(&["q".to_owned()], 1).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 1).await.unwrap();
     let mut order = Vec::new();
     for _ in 0..10 {
         let delivery = next(&mut deliveries).await;
@@ -44,12 +45,12 @@ async fn priorities_are_served_in_kombus_order() {
 async fn a_waiting_worker_notices_every_priority() {
     let server = Redis::start();
     let broker = broker(&server);
-    let queues = ["a", "b"].map(str::to_owned);
+    let queues = ["a", "b"].map(Queue::from);
     let mut deliveries = broker.consume(&queues, 0).await.unwrap();
     for queue in &queues {
         for priority in [9, 0, 6, 3, 9] {
             until("the worker waits", || blocked(&server) >= 8).await;
-            let mut sent = message(queue, "1");
+            let mut sent = message(&queue.name, "1");
             sent.message.properties.priority = Some(priority);
             broker.publish(sent).await.unwrap();
             let second = std::time::Duration::from_secs(1);
@@ -75,13 +76,13 @@ async fn requeued_goes_last_and_given_back_goes_next() {
     let server = Redis::start();
     let first = broker(&server);
     publish(&*first, "q", 5).await;
-    let mut deliveries = first.consume(&["q".to_owned()], 3).await.unwrap();
+    let mut deliveries = first.consume(&["q".into()], 3).await.unwrap();
     let mut held = next_many(&mut deliveries, 3).await;
     first.cancel().await;
     held.remove(1).receipt.reject(true);
     close(first).await;
     let second = broker(&server);
-    let mut deliveries = second.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = second.consume(&["q".into()], 0).await.unwrap();
     let mut order = Vec::new();
     for delivery in next_many(&mut deliveries, 5).await {
         order.push((id(&delivery), delivery.redelivered));
@@ -107,7 +108,7 @@ async fn a_long_queue_does_not_keep_others_waiting() {
         let url = server.url();
         async move {
             let broker = broker_at(&url, &options);
-            let queues = ["short", "long"].map(str::to_owned);
+            let queues = ["short", "long"].map(Queue::from);
             let mut deliveries = broker.consume(&queues, 1).await.unwrap();
             let mut order = Vec::new();
             for _ in 0..6 {
@@ -142,7 +143,7 @@ async fn a_long_queue_does_not_keep_others_waiting() {
 async fn bindings_are_written_and_followed() {
     let server = Redis::start();
     let broker = broker(&server);
-    let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
     for set in ["_kombu.binding.q", "_kombu.binding_permanent.q"] {
         assert_eq!(members(&server, set), ["q\x06\x16\x06\x16q"]);
     }
@@ -186,7 +187,7 @@ async fn every_key_has_the_prefix() {
     };
     let broker = broker_at(&server.url(), &options);
     publish(&*broker, "q", 2).await;
-    let mut deliveries = broker.consume(&["q".to_owned()], 1).await.unwrap();
+    let mut deliveries = broker.consume(&["q".into()], 1).await.unwrap();
     let held = next(&mut deliveries).await;
     let Reply::List(keys) = server.command(&["KEYS", "*"]) else {
         panic!("KEYS answers a list");
@@ -214,7 +215,7 @@ async fn a_list_that_is_no_list_does_not_stop_the_others() {
     let server = Redis::start();
     server.command(&["SET", "bad", "not a list"]);
     let broker = broker(&server);
-    let queues = ["bad", "good"].map(str::to_owned);
+    let queues = ["bad", "good"].map(Queue::from);
     let mut deliveries = broker.consume(&queues, 0).await.unwrap();
     for n in 0..3 {
         broker.publish(message("good", &n.to_string())).await.unwrap();
@@ -236,7 +237,7 @@ async fn what_cannot_be_recorded_is_not_taken() {
         server.command(&["FLUSHDB"]);
         server.command(&["SET", key, "in the way"]);
         publish(&*broker, "q", 5).await;
-        let mut deliveries = broker.consume(&["q".to_owned()], 0).await.unwrap();
+        let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
         crate::conformance::nothing(&mut deliveries).await;
         assert_eq!(server.list_length("q"), 5);
         server.command(&["DEL", key]);

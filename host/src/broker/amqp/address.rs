@@ -1,15 +1,17 @@
 //! Where the broker is: `amqp://`, `amqps://` and `pyamqp://` URLs as kombu reads them.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::time::Duration;
 
 use url::Url;
 
 use super::Options;
 use crate::broker::BrokerError;
+use crate::masked::masked;
+use crate::tls::{Check, Tls};
 
 /// A broker's address, credentials and the options of its URL. Its text form hides the password.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Address {
     scheme: &'static str,
     pub(super) host: String,
@@ -17,29 +19,19 @@ pub(super) struct Address {
     pub(super) user: String,
     pub(super) password: String,
     pub(super) vhost: String,
-    /// Files for TLS; `None` for a plain connection.
-    pub(super) tls: Option<TlsFiles>,
-}
-
-/// PEM files for TLS. All are optional: without them the system's root certificates count.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct TlsFiles {
-    /// Certificates to trust besides the system's.
-    pub(super) ca: Option<PathBuf>,
-    /// Our certificate, with its chain.
-    pub(super) certificate: Option<PathBuf>,
-    /// The key of our certificate.
-    pub(super) key: Option<PathBuf>,
+    /// `None` for a plain connection.
+    pub(super) tls: Option<Tls>,
+    /// Seconds between signs of life.
+    pub(super) heartbeat: u16,
+    /// How long connecting may take.
+    pub(super) connection_timeout: Duration,
 }
 
 impl Address {
-    /// Reads a URL. Its query may set `heartbeat`, `connection_timeout` (milliseconds), `cacertfile`, `certfile` and
-    /// `keyfile` as RabbitMQ's URI query parameters do; the first two go into `options`.
-    pub(super) fn parse(text: &str, options: &mut Options) -> Result<Self, BrokerError> {
+    /// Reads a URL. Its query may set `heartbeat`, `connection_timeout` (milliseconds), `cacertfile`, `certfile`,
+    /// `keyfile` and `verify` as RabbitMQ's URI query parameters do; where it does not, `options` count.
+    pub(super) fn parse(text: &str, options: &Options) -> Result<Self, BrokerError> {
         let bad = |reason: String| BrokerError::Config(format!("the broker URL {} {reason}", masked(text)));
-        if text.contains(';') {
-            return Err(bad("names several brokers; one is supported".into()));
-        }
         let url = Url::parse(text).map_err(|error| bad(format!("is not a URL: {error}")))?;
         let (scheme, default_port) = match url.scheme() {
             "amqp" | "pyamqp" => ("amqp", 5672),
@@ -51,24 +43,28 @@ impl Address {
             plain.ok_or_else(|| bad(format!("has a percent sign that is no UTF-8 in {text:?}")))
         };
         let or = |text: String, default: &str| if text.is_empty() { default.into() } else { text };
-        let mut tls = TlsFiles::default();
-        let mut wants_tls = scheme == "amqps";
+        let mut tls = options.tls.clone().unwrap_or_default();
+        let mut wants_tls = scheme == "amqps" || options.tls.is_some();
+        let mut heartbeat = options.heartbeat;
+        let mut timeout = options.connection_timeout;
         for (name, value) in url.query_pairs() {
             let number = || {
                 let number = value.parse::<u64>();
                 number.map_err(|_| bad(format!("has {name}={value}, which is no whole number")))
             };
             match name.as_ref() {
-                "heartbeat" => options.heartbeat = u16::try_from(number()?).unwrap_or(u16::MAX),
-                "connection_timeout" => options.connection_timeout = number()? as f64 / 1000.0,
+                "heartbeat" => heartbeat = u16::try_from(number()?).unwrap_or(u16::MAX),
+                "connection_timeout" => timeout = number()? as f64 / 1000.0,
                 "cacertfile" => tls.ca = Some(value.as_ref().into()),
                 "certfile" => tls.certificate = Some(value.as_ref().into()),
                 "keyfile" => tls.key = Some(value.as_ref().into()),
+                "verify" if value == "verify_none" => tls.check = Check::None,
+                "verify" if value == "verify_peer" => tls.check = Check::Required,
                 "ssl" if matches!(value.as_ref(), "1" | "true" | "True") => wants_tls = true,
                 _ => {
                     return Err(bad(format!(
                         "has an unknown option {name:?} (known: heartbeat, connection_timeout, ssl, cacertfile, \
-                         certfile, keyfile)"
+                         certfile, keyfile, verify)"
                     )));
                 }
             }
@@ -90,6 +86,8 @@ impl Address {
             password: or(decoded(url.password().unwrap_or_default())?, "guest"),
             vhost,
             tls: wants_tls.then_some(tls),
+            heartbeat,
+            connection_timeout: Duration::try_from_secs_f64(timeout).unwrap_or(Duration::MAX),
         })
     }
 }
@@ -119,14 +117,6 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A URL's text without what stands between its scheme and the last `@`, for messages about URLs that make no sense.
-fn masked(text: &str) -> String {
-    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-    let end = rest.rfind('@').map_or(0, |at| at + 1);
-    let credentials = if end > 0 { "**@" } else { "" };
-    format!("{scheme}://{credentials}{}", rest.get(end..).unwrap_or_default())
-}
-
 fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -153,7 +143,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Address, String> {
-        Address::parse(text, &mut Options::default()).map_err(|error| error.to_string())
+        Address::parse(text, &Options::default()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -194,10 +184,12 @@ mod tests {
 
     #[test]
     fn the_query_sets_options_and_tls_files() {
-        let mut options = Options::default();
         let text = "amqps://h?heartbeat=5&connection_timeout=1500&cacertfile=/c.pem&certfile=/a&keyfile=/b";
-        let address = Address::parse(text, &mut options).unwrap();
-        assert_eq!((options.heartbeat, options.connection_timeout), (5, 1.5));
+        let address = parse(text).unwrap();
+        assert_eq!(
+            (address.heartbeat, address.connection_timeout.as_millis()),
+            (5, 1500)
+        );
         let tls = address.tls.unwrap();
         assert_eq!(tls.ca, Some("/c.pem".into()));
         assert_eq!((tls.certificate, tls.key), (Some("/a".into()), Some("/b".into())));
@@ -210,7 +202,6 @@ mod tests {
         for (text, reason) in [
             ("redis://u:secret@h", "is not an amqp:// or amqps:// URL"),
             ("amqp://u:secret@h:port", "is not a URL"),
-            ("amqp://u:secret@h;amqp://u:secret@i", "several brokers"),
             ("amqp://u:secret@h?hartbeat=3", "unknown option \"hartbeat\""),
             ("amqp://u:secret@h?heartbeat=x", "no whole number"),
             ("amqps://u:secret@h?certfile=/a", "both certfile and keyfile"),

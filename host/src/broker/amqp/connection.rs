@@ -2,16 +2,15 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use lapin::types::parsing::parse_field_table;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{Channel, ConnectionProperties, ErrorKind};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Options;
+use super::Login;
 use super::address::Address;
 use super::message::EncodeError;
 use super::stream::{self, Kit, Screened};
@@ -69,6 +68,8 @@ impl From<EncodeError> for Lost {
 pub(super) struct Connection {
     pub(super) lapin: lapin::Connection,
     pub(super) channel: Channel,
+    /// Where it leads.
+    pub(super) address: Address,
     /// What the server says about itself.
     server: FieldTable,
     cut: oneshot::Sender<()>,
@@ -76,8 +77,8 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects, logs in and opens the channel.
-    pub(super) async fn open(address: &Address, options: &Options) -> Result<Self, Lost> {
-        let limit = Duration::try_from_secs_f64(options.connection_timeout).unwrap_or(Duration::MAX);
+    pub(super) async fn open(address: &Address, login: Login) -> Result<Self, Lost> {
+        let limit = address.connection_timeout;
         let connected = timeout(limit, stream::connect(address));
         let stream = connected.await.map_err(|_| Lost::TimedOut)??;
         let (cut, is_cut) = oneshot::channel();
@@ -91,7 +92,7 @@ impl Connection {
         };
         let opened = async {
             let runtime = async_rs::Runtime::new(Kit(async_rs::Tokio::current()));
-            let uri = uri(address, options);
+            let uri = uri(address, login);
             let lapin = lapin::Connection::connector(uri, runtime, once, properties()).await?;
             let channel = lapin.create_channel().await?;
             Ok::<_, lapin::Error>((lapin, channel))
@@ -103,6 +104,7 @@ impl Connection {
         Ok(Self {
             lapin,
             channel,
+            address: address.clone(),
             server: server_properties(&start.unwrap_or_default()),
             cut,
         })
@@ -140,7 +142,7 @@ fn server_properties(start: &[u8]) -> FieldTable {
         .unwrap_or_default()
 }
 
-fn uri(address: &Address, options: &Options) -> AMQPUri {
+fn uri(address: &Address, login: Login) -> AMQPUri {
     AMQPUri {
         scheme: AMQPScheme::AMQP, // TLS is the stream's.
         authority: AMQPAuthority {
@@ -155,7 +157,12 @@ fn uri(address: &Address, options: &Options) -> AMQPUri {
         query: AMQPQueryString {
             frame_max: Some(FRAME_MAX),
             channel_max: Some(2047),
-            heartbeat: Some(options.heartbeat),
+            heartbeat: Some(address.heartbeat),
+            auth_mechanism: Some(match login {
+                Login::Plain => SASLMechanism::Plain,
+                Login::AmqPlain => SASLMechanism::AMQPlain,
+                Login::External => SASLMechanism::External,
+            }),
             ..AMQPQueryString::default()
         },
     }

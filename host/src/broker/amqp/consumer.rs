@@ -7,22 +7,20 @@ use std::time::Duration;
 
 use futures_util::future::{Fuse, FutureExt, try_join_all};
 use futures_util::stream::{BoxStream, SelectAll, Stream, StreamExt, once, select_all};
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
-};
-use lapin::types::FieldTable;
-use lapin::{Event, ExchangeKind};
+use lapin::Event;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Target;
 use super::connection::{Connection, Lost};
 use super::message::received;
 use super::settle::{Settlement, Unsettled};
-use super::table::short;
+use super::table::{from_json, short};
+use super::target::{StartError, Target};
+use super::{declare, delayed};
 use crate::broker::{Backoff, BrokerError, Delivery, Receipt, Verdict};
 use crate::message::Route;
+use crate::queue::Queue;
 
 /// Deliveries handed out that nobody took yet.
 pub(super) const HANDED_OUT: usize = 64;
@@ -49,9 +47,13 @@ pub(super) enum Phase {
 /// A consumer of some queues.
 pub(super) struct Consumer {
     pub(super) target: Arc<Target>,
-    pub(super) queues: Vec<String>,
+    pub(super) queues: Vec<Queue>,
     pub(super) prefetch: watch::Receiver<u32>,
     pub(super) phase: watch::Receiver<Phase>,
+    /// The server said that a queue is a quorum queue, though the settings do not.
+    pub(super) quorum_seen: bool,
+    /// Native delayed delivery was set up.
+    pub(super) delays_ready: bool,
 }
 
 impl Consumer {
@@ -64,6 +66,7 @@ impl Consumer {
         let mut ready = Some(ready);
         let mut deliveries = Some(deliveries);
         let mut backoff = Backoff::default();
+        let mut failed = 0;
         let mut phase = self.phase.clone();
         while self.phase() == Phase::Consume {
             let opened = tokio::select! {
@@ -72,7 +75,8 @@ impl Consumer {
             };
             let pause = match opened {
                 Ok(mut channel) => {
-                    tracing::info!("Connected to {}", self.target.address);
+                    tracing::info!("Connected to {}", channel.connection.address);
+                    failed = 0;
                     if let Some(ready) = ready.take() {
                         let _ = ready.send(Ok(()));
                     }
@@ -89,6 +93,10 @@ impl Consumer {
                             }
                             break;
                         }
+                        Err(error) if !self.target.reconnect.allows(false, 0) => {
+                            tracing::error!("consumer: Connection to broker lost: {error}");
+                            return;
+                        }
                         Err(error) => {
                             tracing::warn!(
                                 "consumer: Connection to broker lost: {error}. Trying to re-establish the connection..."
@@ -97,17 +105,29 @@ impl Consumer {
                         }
                     }
                 }
+                Err(error) if !self.quorum_seen && error.is_global_qos() => {
+                    tracing::info!("consumer: {}; prefetch is counted for each queue", error.lost);
+                    self.quorum_seen = true;
+                    continue;
+                }
                 Err(error) => {
-                    if let Some(refusal) = ready.is_some().then(|| self.target.refusal(&error)).flatten() {
-                        if let Some(ready) = ready.take() {
-                            let _ = ready.send(Err(refusal));
+                    let starting = ready.is_some();
+                    failed += 1;
+                    let refusal = error.refusal().filter(|_| starting);
+                    if refusal.is_some() || !self.target.reconnect.allows(starting, failed) {
+                        let refusal = refusal.unwrap_or_else(|| error.into_error());
+                        match ready.take() {
+                            Some(ready) => {
+                                let _ = ready.send(Err(refusal));
+                            }
+                            None => tracing::error!("consumer: {refusal}. No more attempts are made"),
                         }
                         return;
                     }
                     let pause = backoff.next_pause();
                     tracing::error!(
                         "consumer: Cannot connect to {}: {}. Trying again in {:.2} seconds...",
-                        self.target.address,
+                        error.address,
                         error.lost,
                         pause.as_secs_f64()
                     );
@@ -132,15 +152,26 @@ impl Consumer {
         }
     }
 
+    /// Whether one of all queues is a quorum queue: then prefetch is counted for each consumer, and RabbitMQ holds
+    /// messages with an ETA (contract sections 2.1.3 and 2.1.4).
+    fn has_quorum(&self) -> bool {
+        let mut all = self.target.known.iter().chain(&self.queues);
+        self.target.detect_quorum && all.any(Queue::is_quorum)
+    }
+
     /// Connects, declares and consumes.
     async fn start(&mut self) -> Result<Channel, StartError> {
-        let lost = |lost: Lost| StartError { lost, queue: None };
-        let connection = Connection::open(&self.target.address, &self.target.options)
-            .await
-            .map_err(lost)?;
+        let connection = self.target.read.connect().await?;
+        let address = connection.address.clone();
+        let failed = |lost: Lost, queue: Option<&Queue>| StartError {
+            address: address.clone(),
+            lost,
+            queue: queue.cloned(),
+        };
         let channel = &connection.channel;
         let events = connection.lapin.events_listener().boxed();
-        let global = qos_is_global(connection.rabbitmq_version());
+        let quorum = self.has_quorum();
+        let global = qos_is_global(connection.rabbitmq_version()) && !quorum && !self.quorum_seen;
         let prefetch = *self.prefetch.borrow_and_update();
         let window = match global {
             true => next_window(prefetch, 0, 0),
@@ -150,22 +181,27 @@ impl Consumer {
                 .unwrap_or(u16::MAX),
         };
         let qos = channel.basic_qos(window, BasicQosOptions { global });
-        qos.await.map_err(|error| lost(error.into()))?;
+        qos.await.map_err(|error| failed(error.into(), None))?;
         for queue in &self.queues {
-            declare(&connection, queue).await.map_err(|lost| StartError {
-                lost,
-                queue: Some(queue.clone()),
-            })?;
+            let declared = declare::declare(channel, queue).await;
+            declared.map_err(|lost| failed(lost, Some(queue)))?;
+        }
+        if quorum && !self.delays_ready {
+            self.delays_ready = true;
+            self.set_up_delays().await;
         }
         let mut consumers = Vec::new();
         for (index, queue) in self.queues.iter().enumerate() {
-            let queue = short(queue).map_err(|error| lost(error.into()))?;
-            let tag = short(&format!("celerybox-{index}")).map_err(|error| lost(error.into()))?;
-            let options = BasicConsumeOptions::default();
-            let consumer = channel.basic_consume(queue, tag, options, FieldTable::default());
-            let consumer = consumer.await.map_err(|error| lost(error.into()))?;
+            let consume = async {
+                let tag = short(&format!("celerybox-{index}"))?;
+                let (name, arguments) = (short(&queue.name)?, from_json(&queue.consumer_arguments)?);
+                let options = BasicConsumeOptions::default();
+                Ok::<_, Lost>(channel.basic_consume(name, tag, options, arguments).await?)
+            };
+            let consumer = consume.await.map_err(|lost| failed(lost, Some(queue)))?;
             // The end of one consumer would go unnoticed beside others.
-            consumers.push(consumer.map(Some).chain(once(ready(None))).boxed());
+            let consumed = consumer.map(Some).chain(once(ready(None)));
+            consumers.push(consumed.map(move |consumed| (index, consumed)).boxed());
         }
         let (verdicts, decided) = mpsc::unbounded_channel();
         Ok(Channel {
@@ -178,21 +214,26 @@ impl Consumer {
             held: 0,
             global,
             window,
+            lost: watch::Sender::new(false),
         })
+    }
+
+    /// Over a connection of its own: an object that somebody declared otherwise closes the channel. Without it,
+    /// messages with an ETA are held by workers.
+    async fn set_up_delays(&self) {
+        let set_up = async {
+            let connection = self.target.write.connect().await.map_err(|error| error.lost)?;
+            delayed::set_up(&connection.channel, &self.queues, self.target.delayed_quorum).await?;
+            connection.close().await
+        };
+        if let Err(lost) = set_up.await {
+            tracing::error!("Native delayed delivery is not available: {lost}");
+        }
     }
 }
 
-/// Why consuming could not start.
-#[derive(Debug)]
-pub(super) struct StartError {
-    /// What happened.
-    pub(super) lost: Lost,
-    /// The queue that was being declared.
-    pub(super) queue: Option<String>,
-}
-
-/// What a consumer of lapin yields; `None` at its end.
-type Consumed = Option<lapin::Result<lapin::message::Delivery>>;
+/// What the consumer of a queue, named by its index, yields; `None` at its end.
+type Consumed = (usize, Option<lapin::Result<lapin::message::Delivery>>);
 
 /// A channel that consumes.
 struct Channel {
@@ -208,6 +249,8 @@ struct Channel {
     global: bool,
     /// The prefetch count the broker knows.
     window: u16,
+    /// For the receipts; when this is gone, the broker delivers again what was not settled.
+    lost: watch::Sender<bool>,
 }
 
 impl Channel {
@@ -263,7 +306,9 @@ impl Channel {
                     None => return Err(Lost::Protocol("the connection ended".into())),
                 },
                 _ = consumer.prefetch.changed() => {}
-                first = next(sender.as_ref(), &mut self.consumers) => self.hand_out(first, sender.as_ref())?,
+                first = next(sender.as_ref(), &mut self.consumers) => {
+                    self.hand_out(first, sender.as_ref(), &consumer.queues)?;
+                }
             }
         }
     }
@@ -273,39 +318,42 @@ impl Channel {
         &mut self,
         (permit, consumed): (mpsc::Permit<'_, Delivery>, Consumed),
         deliveries: Option<&mpsc::Sender<Delivery>>,
+        queues: &[Queue],
     ) -> Result<(), Lost> {
-        permit.send(self.delivery(consumed)?);
+        permit.send(self.delivery(consumed, queues)?);
         while let Some(Ok(permit)) = deliveries.map(mpsc::Sender::try_reserve)
             && let Some(Some(consumed)) = self.consumers.next().now_or_never()
         {
-            permit.send(self.delivery(consumed)?);
+            permit.send(self.delivery(consumed, queues)?);
         }
         Ok(())
     }
 
-    fn delivery(&mut self, consumed: Consumed) -> Result<Delivery, Lost> {
-        let Some(delivery) = consumed.transpose()? else {
+    fn delivery(&mut self, (index, consumed): Consumed, queues: &[Queue]) -> Result<Delivery, Lost> {
+        let (Some(delivery), Some(queue)) = (consumed.transpose()?, queues.get(index)) else {
             let message = "the server cancelled the consumer: was the queue deleted?";
             return Err(Lost::Protocol(message.into()));
         };
         self.held += 1;
         let verdicts = self.verdicts.clone();
         let tag = delivery.delivery_tag;
+        let route = Route {
+            exchange: delivery.exchange.into(),
+            routing_key: delivery.routing_key.into(),
+        };
+        let receipt = Receipt::new(move |verdict| {
+            if verdicts.send((tag, verdict)).is_err() {
+                tracing::debug!(
+                    "{verdict:?} of delivery {tag} comes too late: its connection is gone, the broker delivers it again"
+                );
+            }
+        });
         Ok(Delivery {
             message: received(&delivery.properties, delivery.data),
-            route: Route {
-                exchange: delivery.exchange.into(),
-                routing_key: delivery.routing_key.into(),
-            },
+            queue: queue.name.clone(),
+            route: delayed::original(route, queue),
             redelivered: delivery.redelivered,
-            receipt: Receipt::new(move |verdict| {
-                if verdicts.send((tag, verdict)).is_err() {
-                    tracing::debug!(
-                        "{verdict:?} of delivery {tag} comes too late: its connection is gone, the broker delivers it \
-                         again"
-                    );
-                }
-            }),
+            receipt: receipt.over(self.lost.subscribe()),
         })
     }
 
@@ -376,30 +424,6 @@ fn next_window(prefetch: u32, current: u16, held: u64) -> u16 {
     let enough = current >= held + WINDOW && current <= held + 4 * WINDOW;
     let window = if enough { current } else { held + 2 * WINDOW };
     u16::try_from(window).unwrap_or(u16::MAX)
-}
-
-/// Declares a queue as Celery does: an exchange of its name, the queue, and the binding (contract section 2.1.1).
-pub(super) async fn declare(connection: &Connection, queue: &str) -> Result<(), Lost> {
-    let channel = &connection.channel;
-    let name = short(queue)?;
-    let options = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
-    let arguments = FieldTable::default;
-    channel
-        .exchange_declare(name.clone(), ExchangeKind::Direct, options, arguments())
-        .await?;
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
-    channel.queue_declare(name.clone(), options, arguments()).await?;
-    let options = QueueBindOptions::default();
-    channel
-        .queue_bind(name.clone(), name.clone(), name, options, arguments())
-        .await?;
-    Ok(())
 }
 
 #[cfg(test)]

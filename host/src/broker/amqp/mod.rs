@@ -11,41 +11,83 @@
 mod address;
 mod connection;
 mod consumer;
+mod declare;
+mod delayed;
 mod message;
 mod publisher;
 mod screen;
 mod settle;
 mod stream;
 mod table;
+mod target;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use self::address::Address;
-use self::connection::{Connection, Lost};
-use self::consumer::{Consumer, HANDED_OUT, Phase, StartError};
+use self::consumer::{Consumer, HANDED_OUT, Phase};
 use self::publisher::{Job, PublishError};
-use super::{Broker, BrokerError, Delivery};
+use self::target::{StartError, Target};
+use super::options::Names;
+use super::{Broker, BrokerError, Delivery, Reconnect, Strategy};
 use crate::message::Outgoing;
+use crate::queue::{Queue, Queues};
+use crate::tls::Tls;
 
-/// Pauses before a message is published again after a lost connection: Celery's `task_publish_retry_policy`.
-const RETRY_PAUSES: [Duration; 3] = [
-    Duration::ZERO,
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-];
 /// How long [`Broker::close`] may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What can be set besides the URL, with Celery's names.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+const SOCKET: &str = "a connection that died is noticed by its heartbeat (broker_heartbeat)";
+
+/// `broker_transport_options` of this transport.
+const NAMES: Names = Names {
+    setting: "broker_transport_options",
+    works: &["confirm_publish", "connect_timeout", "heartbeat", "login_method"],
+    ignored: &[
+        ("read_timeout", SOCKET),
+        ("write_timeout", SOCKET),
+        ("socket_settings", SOCKET),
+        ("client_properties", "the worker says who it is itself"),
+        (
+            "confirm_timeout",
+            "a confirmation is waited for as long as the connection stands",
+        ),
+        ("on_blocked", "it names a Python function"),
+        ("on_unblocked", "it names a Python function"),
+        ("locale", "the server's texts are in English"),
+        ("frame_max", "frames are as large as RabbitMQ allows"),
+        ("channel_max", "each connection has one channel"),
+        (
+            "native_delayed_delivery_prefix",
+            "Celery names these queues without a prefix",
+        ),
+        ("polling_interval", "the server sends messages when they come"),
+    ],
+};
+
+/// `broker_login_method`: how the worker says who it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum Login {
+    /// User and password of the URL.
+    #[default]
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// The same in an older form.
+    #[serde(rename = "AMQPLAIN")]
+    AmqPlain,
+    /// The certificate of the TLS connection.
+    #[serde(rename = "EXTERNAL")]
+    External,
+}
+
+/// What can be set besides the URL.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// `broker_heartbeat`: seconds between signs of life; the lower of ours and the server's counts. 0 leaves it to
     /// the server.
@@ -55,6 +97,21 @@ pub struct Options {
     /// `broker_transport_options.confirm_publish`: a message counts as published when the broker says that it has it,
     /// and not when it is written. On unless switched off, unlike in Celery.
     pub confirm_publish: bool,
+    /// `broker_login_method`.
+    pub login: Login,
+    /// `broker_use_ssl`.
+    pub tls: Option<Tls>,
+    /// `broker_failover_strategy`.
+    pub failover: Strategy,
+    /// `broker_connection_retry` and its relatives.
+    pub reconnect: Reconnect,
+    /// Every queue of the settings: their exchanges' types are known, and one quorum queue changes how prefetch and
+    /// delays work for all (contract section 2.1.3).
+    pub queues: Option<Queues>,
+    /// `worker_detect_quorum_queues`.
+    pub detect_quorum_queues: bool,
+    /// `broker_native_delayed_delivery_queue_type` is `quorum`.
+    pub delayed_quorum: bool,
 }
 
 impl Default for Options {
@@ -63,61 +120,35 @@ impl Default for Options {
             heartbeat: 120,
             connection_timeout: 4.0,
             confirm_publish: true,
+            login: Login::Plain,
+            tls: None,
+            failover: Strategy::RoundRobin,
+            reconnect: Reconnect::default(),
+            queues: None,
+            detect_quorum_queues: true,
+            delayed_quorum: true,
         }
     }
 }
 
-/// Where to connect, and how.
-#[derive(Debug)]
-struct Target {
-    address: Address,
-    options: Options,
-}
-
-impl Target {
-    /// The error for a failure that another attempt would only repeat; `None` for the others.
-    fn refusal(&self, error: &StartError) -> Option<BrokerError> {
-        let address = &self.address;
-        let reply = match &error.lost {
-            Lost::Closed(reply) => reply,
-            Lost::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
-                return Some(BrokerError::Refused(format!(
-                    "{address} cannot be trusted: {io}\nhint: name the certificate of its authority in the broker URL \
-                     (?cacertfile=FILE); the host in the URL has to be one that its certificate names"
-                )));
-            }
-            Lost::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {
-                return Some(BrokerError::Config(io.to_string()));
-            }
-            _ => return None,
-        };
-        let said = &reply.text;
-        let text = match (reply.code, &error.queue) {
-            (403, None) => format!(
-                "{address} refused the login: {said}\nhint: check user and password in the broker URL; RabbitMQ lets \
-                 the user guest in from its own machine only"
-            ),
-            (530, None) => format!(
-                "{address} refused the virtual host {:?}: {said}\nhint: check the path of the broker URL (// is the \
-                 virtual host /) and the user's permissions (rabbitmqctl list_permissions -p {0})",
-                address.vhost
-            ),
-            (403, Some(queue)) => format!(
-                "{address} does not let this user use queue {queue:?}: {said}\nhint: it needs the permissions to \
-                 configure, write and read it (rabbitmqctl set_permissions)"
-            ),
-            (406, Some(queue)) => format!(
-                "queue {queue:?} exists on {address} with other properties: {said}\nhint: it is declared as Celery \
-                 does, durable and without arguments. Consume another queue (-Q), or delete this one when it is \
-                 empty (rabbitmqctl delete_queue {queue})"
-            ),
-            (405, Some(queue)) => format!(
-                "queue {queue:?} on {address} belongs to another connection alone: {said}\nhint: consume another \
-                 queue (-Q)"
-            ),
-            _ => return None,
-        };
-        Some(BrokerError::Refused(text))
+impl Options {
+    /// Takes over what `broker_transport_options` say.
+    pub fn transport(self, table: &toml::Table) -> Result<Self, BrokerError> {
+        #[derive(Deserialize)]
+        struct Read {
+            confirm_publish: Option<bool>,
+            connect_timeout: Option<f64>,
+            heartbeat: Option<u16>,
+            login_method: Option<Login>,
+        }
+        let read: Read = NAMES.read(table)?;
+        Ok(Self {
+            confirm_publish: read.confirm_publish.unwrap_or(self.confirm_publish),
+            connection_timeout: read.connect_timeout.unwrap_or(self.connection_timeout),
+            heartbeat: read.heartbeat.unwrap_or(self.heartbeat),
+            login: read.login_method.unwrap_or(self.login),
+            ..self
+        })
     }
 }
 
@@ -125,6 +156,8 @@ impl Target {
 pub struct AmqpBroker {
     target: Arc<Target>,
     prefetch: watch::Sender<u32>,
+    /// What is consumed or declared.
+    queues: Mutex<Vec<Queue>>,
     consumers: Mutex<Vec<Running>>,
     publisher: OnceLock<(mpsc::Sender<Job>, Running)>,
 }
@@ -147,7 +180,7 @@ impl Running {
 
     async fn end(&self) {
         self.advance(Phase::Close);
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = lock(&self.task).take();
         if let Some(mut task) = task
             && timeout(CLOSE_LIMIT, &mut task).await.is_err()
         {
@@ -157,16 +190,44 @@ impl Running {
 }
 
 impl AmqpBroker {
-    /// Reads the URL (`amqp://`, `amqps://`, `pyamqp://`); connects when there is something to do.
+    /// Reads the URL (`amqp://`, `amqps://`, `pyamqp://`), or several separated by `;`; connects when there is
+    /// something to do.
     pub fn new(url: &str, options: &Options) -> Result<Self, BrokerError> {
-        let mut options = options.clone();
-        let address = Address::parse(url, &mut options)?;
+        Self::between(url, url, options)
+    }
+
+    /// The same with other servers to send to (`broker_read_url` and `broker_write_url`).
+    pub fn between(read: &str, write: &str, options: &Options) -> Result<Self, BrokerError> {
         Ok(Self {
-            target: Arc::new(Target { address, options }),
+            target: Arc::new(Target::new(read, write, options)?),
             prefetch: watch::Sender::new(0),
+            queues: Mutex::default(),
             consumers: Mutex::default(),
             publisher: OnceLock::new(),
         })
+    }
+
+    /// Remembers queues, for what is known of their exchanges.
+    fn remember(&self, queues: &[Queue]) {
+        let mut known = lock(&self.queues);
+        for queue in queues {
+            known.retain(|known| known.name != queue.name);
+            known.push(queue.clone());
+        }
+    }
+
+    /// Sends a message with an ETA through RabbitMQ's own delay where there are quorum queues, as Celery does.
+    fn delayed(&self, mut outgoing: Outgoing) -> Outgoing {
+        let known = lock(&self.queues);
+        let mut all = self.target.known.iter().chain(known.iter());
+        if !outgoing.route.exchange.is_empty()
+            && all.any(Queue::is_quorum)
+            && let Some(kind) = self.target.exchange_kind(&known, &outgoing.route.exchange)
+            && let Some(route) = delayed::route(&outgoing.route, &outgoing.message, kind, Timestamp::now())
+        {
+            outgoing.route = route;
+        }
+        outgoing
     }
 
     fn publisher(&self) -> &mpsc::Sender<Job> {
@@ -192,7 +253,7 @@ impl AmqpBroker {
 
     /// The verdict on a failed attempt to publish.
     fn publish_error(&self, error: &PublishError) -> BrokerError {
-        let address = &self.target.address;
+        let address = &self.target.write;
         match error {
             PublishError::Connection(_) => {
                 BrokerError::Connection(format!("cannot publish to {address}: {error}"))
@@ -206,25 +267,25 @@ impl AmqpBroker {
 impl Broker for AmqpBroker {
     async fn consume(
         &self,
-        queues: &[String],
+        queues: &[Queue],
         prefetch: u32,
     ) -> Result<mpsc::Receiver<Delivery>, BrokerError> {
         self.prefetch.send_replace(prefetch);
+        self.remember(queues);
         let (phase, phases) = watch::channel(Phase::Consume);
         let consumer = Consumer {
             target: Arc::clone(&self.target),
             queues: queues.to_vec(),
             prefetch: self.prefetch.subscribe(),
             phase: phases,
+            quorum_seen: false,
+            delays_ready: false,
         };
         let (handed_out, deliveries) = mpsc::channel(HANDED_OUT);
         let (ready, started) = oneshot::channel();
         let task = tokio::spawn(consumer.run(handed_out, ready));
         let task = Mutex::new(Some(task));
-        self.consumers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Running { phase, task });
+        lock(&self.consumers).push(Running { phase, task });
         let gone = || Err(BrokerError::Connection("the broker was closed".into()));
         started.await.unwrap_or_else(|_| gone()).map(|()| deliveries)
     }
@@ -234,57 +295,45 @@ impl Broker for AmqpBroker {
             .send_if_modified(|current| std::mem::replace(current, prefetch) != prefetch);
     }
 
-    /// A message counts as published when the broker has confirmed it. When the connection is lost before that, the
-    /// message is sent again, and may then be there twice.
-    async fn declare(&self, queue: &str) -> Result<(), BrokerError> {
+    async fn declare(&self, queue: &Queue) -> Result<(), BrokerError> {
         let target = &self.target;
-        let declared = async {
-            let opened = Connection::open(&target.address, &target.options).await;
-            let connection = opened.map_err(|lost| StartError { lost, queue: None })?;
-            let declared = consumer::declare(&connection, queue).await;
-            declared.map_err(|lost| StartError {
+        self.remember(std::slice::from_ref(queue));
+        let connection = target.write.connect().await.map_err(StartError::into_error)?;
+        let declared = declare::declare(&connection.channel, queue).await;
+        declared.map_err(|lost| {
+            let error = StartError {
+                address: connection.address.clone(),
                 lost,
-                queue: Some(queue.to_owned()),
-            })?;
-            if let Err(lost) = connection.close().await {
-                tracing::debug!("the server did not say goodbye: {lost}");
-            }
-            Ok(())
-        };
-        declared.await.map_err(|error: StartError| {
-            let connection =
-                || BrokerError::Connection(format!("cannot connect to {}: {}", target.address, error.lost));
-            target.refusal(&error).unwrap_or_else(connection)
-        })
+                queue: Some(queue.clone()),
+            };
+            error.into_error()
+        })?;
+        if let Err(lost) = connection.close().await {
+            tracing::debug!("the server did not say goodbye: {lost}");
+        }
+        Ok(())
     }
 
+    /// A message counts as published when the broker has confirmed it. When the connection is lost before that, the
+    /// message is sent again, and may then be there twice.
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
+        let outgoing = self.delayed(outgoing);
         let mut result = self.try_publish(outgoing.clone()).await;
-        for pause in RETRY_PAUSES {
-            match result {
-                Err(PublishError::Connection(_)) => {
-                    sleep(pause).await;
-                    result = self.try_publish(outgoing.clone()).await;
-                }
-                // The broker closes the channel for a message that it does not like, with all others on it.
-                Err(PublishError::Closed(_)) => {
-                    result = publisher::publish_alone(&self.target, outgoing.clone()).await;
-                    break;
-                }
-                _ => break,
-            }
+        // The broker closes the channel for a message that it does not like, with all others on it.
+        if let Err(PublishError::Closed(_)) = result {
+            result = publisher::publish_alone(&self.target, outgoing).await;
         }
         result.map_err(|error| self.publish_error(&error))
     }
 
     async fn cancel(&self) {
-        for consumer in &*self.consumers.lock().unwrap_or_else(PoisonError::into_inner) {
+        for consumer in &*lock(&self.consumers) {
             consumer.advance(Phase::Settle);
         }
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
-        let consumers = std::mem::take(&mut *self.consumers.lock().unwrap_or_else(PoisonError::into_inner));
+        let consumers = std::mem::take(&mut *lock(&self.consumers));
         for consumer in &consumers {
             consumer.end().await;
         }
@@ -293,4 +342,8 @@ impl Broker for AmqpBroker {
         }
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

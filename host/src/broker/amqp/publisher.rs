@@ -89,7 +89,7 @@ pub(super) async fn run(
                 tracing::debug!("publisher: closed: {goodbye:?}");
             }
             Err(lost) => {
-                tracing::debug!("publisher: connection to {} lost: {lost}", target.address);
+                tracing::debug!("publisher: connection to {} lost: {lost}", target.write);
                 // With the connection gone, lapin answers for all in flight.
                 let Channel {
                     connection,
@@ -133,8 +133,8 @@ struct Channel {
 
 impl Channel {
     async fn open(target: &Target) -> Result<Self, Lost> {
-        let connection = Connection::open(&target.address, &target.options).await?;
-        if target.options.confirm_publish {
+        let connection = target.write.connect().await.map_err(|error| error.lost)?;
+        if target.confirm_publish {
             let options = ConfirmSelectOptions::default();
             connection.channel.confirm_select(options).await?;
         }

@@ -17,8 +17,9 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::address::{Address, TlsFiles};
+use super::address::Address;
 use super::screen::Screen;
+use crate::tls::Tls;
 
 /// How much is read at once, in bytes.
 const READ_SIZE: usize = 64 << 10;
@@ -35,7 +36,7 @@ pub(super) async fn connect(address: &Address) -> io::Result<AsyncTcpStream<Sock
     plain.into_tls(&address.host, config.as_ref()).await
 }
 
-fn tls_config(files: &TlsFiles) -> io::Result<OwnedTLSConfig> {
+fn tls_config(files: &Tls) -> io::Result<OwnedTLSConfig> {
     let mut config = OwnedTLSConfig::default();
     if let Some(ca) = &files.ca {
         config.cert_chain = Some(String::from_utf8_lossy(&read(ca)?).into_owned());

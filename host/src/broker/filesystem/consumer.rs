@@ -10,13 +10,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use cap_std::fs::Dir;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::listing::Listing;
 use super::unacked::{self, Unacked};
-use super::{Options, exchange, folder};
+use super::{Options, exchange, folder, name};
 use crate::broker::{Backoff, BrokerError, Delivery, Receipt, Verdict};
 use crate::message::envelope;
+use crate::queue::Queue;
 
 /// The shortest pause between two looks into an idle folder.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -35,9 +36,9 @@ const FULL_PAUSE: Duration = Duration::from_millis(2);
 pub(super) enum Command {
     /// Take messages of these queues and send them here; answered when the folders are open.
     Consume {
-        queues: Vec<String>,
+        queues: Vec<Queue>,
         deliveries: mpsc::Sender<Delivery>,
-        ready: oneshot::Sender<()>,
+        ready: oneshot::Sender<Result<(), BrokerError>>,
     },
     /// Settle a message.
     Settle { tag: u64, verdict: Verdict },
@@ -56,6 +57,8 @@ struct Place {
     input: Dir,
     processed: Option<Dir>,
     unacked: Unacked,
+    /// For the receipts: the folder is gone, with everything that was taken from it.
+    lost: watch::Sender<bool>,
 }
 
 /// A message that was taken and not settled.
@@ -75,9 +78,12 @@ pub(super) struct Consumer {
     backoff: Backoff,
     next_check: Instant,
     next_sweep: Instant,
+    /// Connection attempts that failed in a row.
+    failures: u32,
+    declared: Vec<Queue>,
     queues: HashSet<String>,
     deliveries: Option<mpsc::Sender<Delivery>>,
-    ready: Option<oneshot::Sender<()>>,
+    ready: Option<oneshot::Sender<Result<(), BrokerError>>>,
     listing: Listing,
     held: HashMap<u64, Held>,
     /// Verdicts that could not be carried out and are tried again.
@@ -101,6 +107,8 @@ impl Consumer {
             backoff: Backoff::default(),
             next_check: Instant::now(),
             next_sweep: Instant::now(),
+            failures: 0,
+            declared: Vec::new(),
             queues: HashSet::new(),
             deliveries: None,
             ready: None,
@@ -142,7 +150,8 @@ impl Consumer {
                 deliveries,
                 ready,
             } => {
-                self.queues = queues.into_iter().collect();
+                self.queues = queues.iter().map(|queue| queue.name.clone()).collect();
+                self.declared = queues;
                 self.deliveries = Some(deliveries);
                 self.ready = Some(ready);
                 self.listing.clear();
@@ -197,6 +206,7 @@ impl Consumer {
             if same {
                 self.backoff.reset();
             } else {
+                place.lost.send_replace(true);
                 self.lost(&io::Error::other("it was removed or replaced"));
             }
             return;
@@ -205,13 +215,20 @@ impl Consumer {
             Ok(place) => {
                 self.place = Some(Rc::new(place));
                 self.create_folders = false;
+                self.failures = 0;
                 self.listing.clear();
                 self.next_sweep = now;
                 if let Some(ready) = self.ready.take() {
-                    let _ = ready.send(());
+                    let _ = ready.send(Ok(()));
                 }
             }
             Err(error) => {
+                self.failures += 1;
+                let starting = self.ready.is_some();
+                if self.deliveries.is_some() && !self.options.reconnect.allows(starting, self.failures) {
+                    self.give_up(&error);
+                    return;
+                }
                 let pause = self.backoff.next_pause();
                 tracing::error!(
                     "cannot use the folder {}: {error}; next attempt in {pause:?}",
@@ -219,6 +236,20 @@ impl Consumer {
                 );
                 self.next_check = now + pause;
             }
+        }
+    }
+
+    /// Makes no more attempts: whoever receives the messages learns of it.
+    fn give_up(&mut self, error: &io::Error) {
+        let folder = self.options.data_folder_in.display();
+        let reason = format!("cannot use the folder {folder}: {error}");
+        self.deliveries = None;
+        self.next_check = Instant::now() + CHECK_EVERY;
+        match self.ready.take() {
+            Some(ready) => {
+                let _ = ready.send(Err(BrokerError::Connection(reason)));
+            }
+            None => tracing::error!("{reason}. No more attempts are made"),
         }
     }
 
@@ -230,12 +261,13 @@ impl Consumer {
             .store_processed
             .then(|| folder::open(&options.processed_folder, self.create_folders))
             .transpose()?;
-        for queue in &self.queues {
-            exchange::bind_own(&control, queue)?;
+        for queue in self.declared.iter().filter(|queue| !queue.no_declare) {
+            exchange::bind(&control, queue)?;
         }
         folder::remove_old_temporary_files(&input)?;
         Ok(Place {
             unacked: Unacked::create(&input)?,
+            lost: watch::Sender::new(false),
             input,
             processed,
         })
@@ -363,14 +395,16 @@ impl Consumer {
         };
         self.held.insert(tag, held);
         let commands = self.commands.clone();
+        let receipt = Receipt::new(move |verdict| {
+            // After `close` nobody listens, and the message went back.
+            let _ = commands.send(Command::Settle { tag, verdict });
+        });
         Delivery {
             message: opened.message,
+            queue: name::queue(file).unwrap_or_default().to_owned(),
             route: opened.route,
             redelivered: opened.redelivered,
-            receipt: Receipt::new(move |verdict| {
-                // After `close` nobody listens, and the message went back.
-                let _ = commands.send(Command::Settle { tag, verdict });
-            }),
+            receipt: receipt.over(place.lost.subscribe()),
         }
     }
 

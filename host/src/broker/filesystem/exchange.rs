@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cap_std::fs::Dir;
 
 use super::folder;
+use crate::queue::{ExchangeKind, Queue, topic};
 
 /// One line of an exchange's table: routing key, pattern (topic exchanges only), queue.
 type Binding = (String, String, String);
@@ -23,20 +24,33 @@ pub(super) fn is_name(exchange: &str) -> bool {
         && exchange.bytes().any(|b| b != b'.')
 }
 
-/// Binds a queue to the direct exchange of its own name, as kombu does when a worker declares it.
-pub(super) fn bind_own(control: &Dir, queue: &str) -> io::Result<()> {
-    if !is_name(queue) {
+/// Binds a queue to its exchanges, as kombu does when somebody declares it.
+pub(super) fn bind(control: &Dir, queue: &Queue) -> io::Result<()> {
+    for (exchange, routing_key, _) in queue.all_bindings() {
         // kombu refuses such an exchange, so nobody could publish to it; the queue works without.
-        return Ok(());
+        if is_name(&exchange.name) {
+            let pattern = match exchange.kind {
+                ExchangeKind::Topic => topic::pattern(routing_key),
+                _ => String::new(),
+            };
+            add(
+                control,
+                &exchange.name,
+                (routing_key.to_owned(), pattern, queue.name.clone()),
+            )?;
+        }
     }
-    let mut file = folder::open_file(control, &file_name(queue), true)?;
+    Ok(())
+}
+
+fn add(control: &Dir, exchange: &str, binding: Binding) -> io::Result<()> {
+    let mut file = folder::open_file(control, &file_name(exchange), true)?;
     within_patience(|| file.try_lock())?;
-    let binding = (queue.to_owned(), String::new(), queue.to_owned());
     // Written in place: kombu locks the file itself, and would go on with the old one if it were replaced.
     let mut table = match read_table(&mut file) {
         Ok(table) => table,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            tracing::warn!("the file of exchange {queue:?} is damaged and written anew: {error}");
+            tracing::warn!("the file of exchange {exchange:?} is damaged and written anew: {error}");
             Vec::new()
         }
         Err(error) => return Err(error),
@@ -51,8 +65,13 @@ pub(super) fn bind_own(control: &Dir, queue: &str) -> io::Result<()> {
     file.set_len(text.len() as u64)
 }
 
-/// The queues that a message for `exchange` with `routing_key` goes to, without duplicates.
-pub(super) fn lookup(control: &Dir, exchange: &str, routing_key: &str) -> io::Result<Vec<String>> {
+/// The queues that a message for `exchange` with `routing_key` goes to, without duplicates; all of them with `fanout`.
+pub(super) fn lookup(
+    control: &Dir,
+    exchange: &str,
+    routing_key: &str,
+    fanout: bool,
+) -> io::Result<Vec<String>> {
     let mut file = match folder::open_file(control, &file_name(exchange), false) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -61,10 +80,10 @@ pub(super) fn lookup(control: &Dir, exchange: &str, routing_key: &str) -> io::Re
     within_patience(|| file.try_lock_shared())?;
     let mut queues = Vec::new();
     for (key, pattern, queue) in read_table(&mut file)? {
-        let matches = if pattern.is_empty() {
-            key == routing_key
-        } else {
-            topic_matches(&key, routing_key)
+        let matches = match pattern.as_str() {
+            _ if fanout => true,
+            "" => key == routing_key,
+            _ => topic::matches(&key, routing_key),
         };
         if matches && !queues.contains(&queue) {
             queues.push(queue);
@@ -105,57 +124,15 @@ fn within_patience(try_lock: impl Fn() -> Result<(), TryLockError>) -> io::Resul
     }
 }
 
-/// A topic's wildcards: `*` is one word, `#` one or more.
-fn topic_matches(pattern: &str, routing_key: &str) -> bool {
-    let words: Vec<&str> = routing_key.split('.').collect();
-    // reached[i]: the pattern so far takes the first i words.
-    let mut reached = vec![false; words.len() + 1];
-    if let Some(start) = reached.first_mut() {
-        *start = true;
-    }
-    for part in pattern.split('.') {
-        let mut next = vec![false; words.len() + 1];
-        let mut open = false;
-        for ((before, after), word) in reached.iter().zip(next.iter_mut().skip(1)).zip(&words) {
-            open |= *before;
-            *after = match part {
-                "#" => open,
-                "*" => *before,
-                literal => *before && literal == *word,
-            };
-        }
-        reached = next;
-    }
-    reached.last() == Some(&true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::{Binding, Exchange};
 
     fn folder() -> (tempfile::TempDir, Dir) {
         let path = tempfile::tempdir().unwrap();
         let dir = folder::open(path.path(), false).unwrap();
         (path, dir)
-    }
-
-    #[test]
-    fn topics() {
-        for (pattern, key, matches) in [
-            ("a.b", "a.b", true),
-            ("a.*", "a.b", true),
-            ("a.*", "a.b.c", false),
-            ("a.#", "a.b.c", true),
-            ("a.#", "a", false),
-            ("#", "a.b", true),
-            ("#.c", "a.b.c", true),
-            ("#.c", "a.b.d", false),
-            ("*.b.#", "a.b.c.d", true),
-        ] {
-            assert_eq!(topic_matches(pattern, key), matches, "{pattern} {key}");
-        }
-        let many = "#.".repeat(200) + "x";
-        assert!(!topic_matches(&many, &"a.".repeat(2000)));
     }
 
     #[test]
@@ -177,8 +154,8 @@ mod tests {
             r#"[["k", "", "other"], ["t.*", "^t\\.[^\\.]+$", "topic"]]"#,
         )
         .unwrap();
-        bind_own(&dir, "celery").unwrap();
-        bind_own(&dir, "celery").unwrap();
+        bind(&dir, &Queue::named("celery")).unwrap();
+        bind(&dir, &Queue::named("celery")).unwrap();
         let table: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         assert_eq!(
             table,
@@ -188,10 +165,33 @@ mod tests {
                 ["t.*", "^t\\.[^\\.]+$", "topic"]
             ])
         );
-        assert_eq!(lookup(&dir, "celery", "celery").unwrap(), ["celery"]);
-        assert_eq!(lookup(&dir, "celery", "t.x").unwrap(), ["topic"]);
-        assert!(lookup(&dir, "celery", "t.x.y").unwrap().is_empty());
-        assert!(lookup(&dir, "none", "k").unwrap().is_empty());
+        assert_eq!(lookup(&dir, "celery", "celery", false).unwrap(), ["celery"]);
+        assert_eq!(lookup(&dir, "celery", "t.x", false).unwrap(), ["topic"]);
+        assert!(lookup(&dir, "celery", "t.x.y", false).unwrap().is_empty());
+        assert!(lookup(&dir, "none", "k", false).unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_binding_is_written_as_kombu_writes_it() {
+        let (path, dir) = folder();
+        let media = Exchange::new("media", ExchangeKind::Topic);
+        let mut queue = Queue::bound("q", media, "video.#");
+        queue.bindings.push(Binding {
+            exchange: Exchange::new("all", ExchangeKind::Fanout),
+            routing_key: "x".into(),
+            arguments: crate::message::JsonMap::new(),
+        });
+        bind(&dir, &queue).unwrap();
+        bind(
+            &dir,
+            &Queue::bound("other", Exchange::new("all", ExchangeKind::Fanout), ""),
+        )
+        .unwrap();
+        let text = |name: &str| std::fs::read_to_string(path.path().join(name)).unwrap();
+        assert_eq!(text("media.exchange"), r#"[["video.#","^video\\..*?$","q"]]"#);
+        assert_eq!(text("all.exchange"), r#"[["","","other"],["x","","q"]]"#);
+        assert_eq!(lookup(&dir, "media", "video.a.b", false).unwrap(), ["q"]);
+        assert_eq!(lookup(&dir, "all", "whatever", true).unwrap(), ["other", "q"]);
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         let (path, dir) = folder();
         let file = path.path().join("celery.exchange");
         std::fs::write(&file, r#"[["celery", "", "cel"#).unwrap();
-        bind_own(&dir, "celery").unwrap();
+        bind(&dir, &Queue::named("celery")).unwrap();
         assert_eq!(
             std::fs::read_to_string(&file).unwrap(),
             r#"[["celery","","celery"]]"#

@@ -1,10 +1,10 @@
 //! The messages this worker has and has not settled.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
 use super::settle::Order;
@@ -20,9 +20,20 @@ pub(super) struct Claims {
     prefix: String,
     next: AtomicU64,
     prefetch: AtomicU32,
-    held: Mutex<HashSet<u64>>,
+    held: Mutex<HashMap<u64, Claim>>,
     room: Notify,
+    /// The same for those who listen to pub/sub.
+    fanout_room: Notify,
     orders: mpsc::UnboundedSender<Order>,
+}
+
+/// One message this worker has.
+#[derive(Debug, Default)]
+struct Claim {
+    /// For its receipt.
+    lost: watch::Sender<bool>,
+    /// It came over pub/sub: no server has a record of it.
+    unrecorded: bool,
 }
 
 impl Claims {
@@ -34,6 +45,7 @@ impl Claims {
             prefetch: AtomicU32::new(0),
             held: Mutex::default(),
             room: Notify::new(),
+            fanout_room: Notify::new(),
             orders,
         }
     }
@@ -55,31 +67,61 @@ impl Claims {
 
     /// Notes messages as taken.
     pub(super) fn hold(&self, numbers: impl IntoIterator<Item = u64>) {
-        self.held().extend(numbers);
+        let claim = |number| (number, Claim::default());
+        self.held().extend(numbers.into_iter().map(claim));
     }
 
-    /// The numbers of all claims, the oldest first.
+    /// Notes a message as taken that no server has a record of.
+    pub(super) fn hold_unrecorded(&self) -> u64 {
+        let number = self.new_numbers(1);
+        let claim = Claim {
+            unrecorded: true,
+            ..Claim::default()
+        };
+        self.held().insert(number, claim);
+        number
+    }
+
+    /// The numbers of all claims that the server has a record of, the oldest first.
     pub(super) fn numbers(&self) -> Vec<u64> {
-        let mut numbers: Vec<u64> = self.held().iter().copied().collect();
+        let held = self.held();
+        let recorded = held.iter().filter(|(_, claim)| !claim.unrecorded);
+        let mut numbers: Vec<u64> = recorded.map(|(number, _)| *number).collect();
+        drop(held);
         numbers.sort_unstable();
         numbers
     }
 
+    /// Somebody else has these messages now, or gets them: their receipts learn of it. A claim that was settled
+    /// meanwhile is left alone.
+    pub(super) fn lose(&self, numbers: impl IntoIterator<Item = u64>) {
+        let held = self.held();
+        for number in numbers {
+            if let Some(claim) = held.get(&number) {
+                claim.lost.send_replace(true);
+            }
+        }
+    }
+
     /// Forgets a claim and has its verdict carried out.
     pub(super) fn settle(&self, number: u64, verdict: Verdict) {
-        let (was_held, count) = {
+        if self.forget(number) {
+            // Fails only when the broker is closed, and then the message went back already.
+            let _ = self.orders.send(Order::Settle(number, verdict));
+        }
+    }
+
+    /// Forgets a claim. False when it was settled before.
+    pub(super) fn forget(&self, number: u64) -> bool {
+        let (claim, count) = {
             let mut held = self.held();
             (held.remove(&number), held.len())
         };
-        if !was_held {
-            return;
-        }
-        // Fails only when the broker is closed, and then the message went back already.
-        let _ = self.orders.send(Order::Settle(number, verdict));
         let limit = self.limit();
         if count + 1 == limit || count + enough(limit) == limit {
-            self.room.notify_one();
+            self.tell();
         }
+        claim.is_some()
     }
 
     /// Forgets claims and has their messages delivered next, to whoever asks. The answer comes once that is done.
@@ -98,13 +140,24 @@ impl Claims {
     /// The right to settle a claim.
     pub(super) fn receipt(self: &Arc<Self>, number: u64) -> Receipt {
         let claims = Arc::clone(self);
-        Receipt::new(move |verdict| claims.settle(number, verdict))
+        self.tied(
+            number,
+            Receipt::new(move |verdict| claims.settle(number, verdict)),
+        )
+    }
+
+    /// A receipt that learns when its claim is lost.
+    pub(super) fn tied(&self, number: u64, receipt: Receipt) -> Receipt {
+        match self.held().get(&number) {
+            Some(claim) => receipt.over(claim.lost.subscribe()),
+            None => receipt,
+        }
     }
 
     /// Changes how many messages may be held (0: no limit).
     pub(super) fn set_prefetch(&self, prefetch: u32) {
         self.prefetch.store(prefetch, Ordering::Relaxed);
-        self.room.notify_one();
+        self.tell();
     }
 
     /// How many messages may be taken now, and whether that is enough for a good batch.
@@ -119,6 +172,16 @@ impl Claims {
         self.room.notified().await;
     }
 
+    /// The same for those who listen to pub/sub.
+    pub(super) async fn fanout_room_changed(&self) {
+        self.fanout_room.notified().await;
+    }
+
+    fn tell(&self) {
+        self.room.notify_one();
+        self.fanout_room.notify_one();
+    }
+
     fn limit(&self) -> usize {
         match self.prefetch.load(Ordering::Relaxed) {
             0 => usize::MAX,
@@ -127,7 +190,7 @@ impl Claims {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashSet<u64>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, Claim>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,6 +238,30 @@ mod tests {
             orders.try_recv(),
             Ok(Order::Settle(7, Verdict::Reject { requeue: true }))
         ));
+        assert!(orders.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_lost_claim_is_told_to_its_receipt_and_still_takes_room() {
+        let (claims, _orders) = claims(2);
+        claims.hold(1..=2);
+        let (one, two) = (claims.receipt(1), claims.receipt(2));
+        claims.lose([1, 7]);
+        assert!(one.is_lost() && !two.is_lost());
+        one.lost().await;
+        assert_eq!(claims.room().0, 0);
+        one.ack();
+        assert_eq!(claims.room().0, 1);
+        assert!(!two.is_lost());
+    }
+
+    #[test]
+    fn what_came_over_pubsub_takes_room_and_has_no_record() {
+        let (claims, mut orders) = claims(2);
+        let number = claims.hold_unrecorded();
+        assert_eq!((claims.room().0, claims.numbers()), (1, vec![]));
+        assert!(claims.forget(number) && !claims.forget(number));
+        assert_eq!(claims.room().0, 2);
         assert!(orders.try_recv().is_err());
     }
 

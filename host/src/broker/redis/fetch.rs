@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::claims::Claims;
 use super::keys::Keys;
 use super::restore::cut;
-use crate::broker::{Delivery, Verdict};
+use crate::broker::{Delivery, Reconnect, Verdict};
 use crate::message::envelope;
 use crate::redis_link::Link;
 use crate::redis_url::RedisUrl;
@@ -28,12 +28,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long to let settled messages add up to a better batch.
 const GATHER: Duration = Duration::from_millis(1);
 
+/// A message's envelope and the queue it was in.
+type Taken = (Vec<u8>, String);
+
 /// Takes messages from queues until it is told to stop, or nobody receives them any more.
 pub(super) struct Fetcher {
     pub(super) queues: Vec<String>,
     /// Serve each queue in its turn.
     pub(super) rotate: bool,
     pub(super) link: Link,
+    pub(super) reconnect: Reconnect,
     pub(super) keys: Arc<Keys>,
     pub(super) claims: Arc<Claims>,
     pub(super) deliveries: mpsc::Sender<Delivery>,
@@ -44,9 +48,20 @@ impl Fetcher {
     /// Runs until stopped; what was taken and not delivered by then goes back.
     pub(super) async fn run(mut self) {
         let mut waits = Waits::start(self.link.url(), &self.keys, &self.queues);
+        let mut server = self.link.url().current();
+        let mut failed = 0;
         while let Some(count) = self.room().await {
             let first = self.claims.new_numbers(count);
-            match self.take(first, count).await {
+            let taken = self.take(first, count).await;
+            if taken.is_ok() {
+                failed = 0;
+                let current = self.link.url().current();
+                if std::mem::replace(&mut server, current) != current {
+                    // The server that has the records of what we hold is gone; its messages go to others later.
+                    self.claims.lose(self.claims.numbers());
+                }
+            }
+            match taken {
                 Ok(texts) if texts.is_empty() => {
                     tokio::select! {
                         () = waits.message() => {}
@@ -60,6 +75,14 @@ impl Fetcher {
                     }
                 }
                 Err(error) => {
+                    failed += 1;
+                    if !self.reconnect.allows(false, failed) {
+                        tracing::error!(
+                            "consumer: Cannot take messages from {}: {error}. No more attempts are made",
+                            self.link.url()
+                        );
+                        break;
+                    }
                     let mut pause = self.link.failed();
                     if error.is_unrecoverable_error() {
                         report(&self.link, &error, pause);
@@ -106,7 +129,7 @@ impl Fetcher {
     }
 
     /// Asks for messages once. This is never given up half way, because the server may have recorded the messages.
-    async fn take(&mut self, first: u64, count: usize) -> RedisResult<Vec<Vec<u8>>> {
+    async fn take(&mut self, first: u64, count: usize) -> RedisResult<Vec<Taken>> {
         let was_up = self.link.is_up();
         let connection = self.link.up().await?;
         let lists = self.keys.lists(&self.queues);
@@ -116,7 +139,7 @@ impl Fetcher {
         for list in &lists {
             script.key(&list.key).arg(&list.entry_end);
         }
-        let answer: Value = match script.invoke_async(connection).await {
+        let answer: (Vec<Vec<u8>>, Vec<usize>) = match script.invoke_async(connection).await {
             Ok(answer) => answer,
             Err(error) => {
                 // Perhaps the server took messages and only its answer was lost.
@@ -131,21 +154,21 @@ impl Fetcher {
         if self.rotate && self.queues.len() > 1 {
             self.queues.rotate_left(1);
         }
-        let text = |value| match value {
-            Value::BulkString(text) => Some(text),
-            _ => None,
+        let (texts, from) = answer;
+        let queue = |place: usize| {
+            lists
+                .get(place)
+                .map_or_else(String::new, |list| list.queue.clone())
         };
-        match answer {
-            Value::Array(texts) => Ok(texts.into_iter().filter_map(text).collect()),
-            _ => Ok(Vec::new()),
-        }
+        let taken = texts.into_iter().zip(from);
+        Ok(taken.map(|(text, place)| (text, queue(place))).collect())
     }
 
     /// Hands messages over. False: stop; what was not handed over goes back.
-    async fn deliver(&mut self, first: u64, texts: Vec<Vec<u8>>) -> bool {
+    async fn deliver(&mut self, first: u64, texts: Vec<Taken>) -> bool {
         let end = first + texts.len() as u64;
         self.claims.hold(first..end);
-        for (number, text) in (first..end).zip(texts) {
+        for (number, (text, queue)) in (first..end).zip(texts) {
             let opened = match envelope::open(&text) {
                 Ok(opened) => opened,
                 Err(error) => {
@@ -157,6 +180,7 @@ impl Fetcher {
             };
             let delivery = Delivery {
                 message: opened.message,
+                queue,
                 route: opened.route,
                 redelivered: opened.redelivered,
                 receipt: self.claims.receipt(number),

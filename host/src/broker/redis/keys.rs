@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Options;
+use crate::queue::{ExchangeKind, topic};
 
 /// The names of everything in the database.
 #[derive(Debug, Clone)]
@@ -10,6 +11,11 @@ pub(super) struct Keys {
     prefix: String,
     sep: String,
     steps: Vec<u8>,
+    /// In front of the channels of fanout exchanges, behind `prefix`.
+    fanout: String,
+    fanout_patterns: bool,
+    /// Where messages go that no queue is bound for.
+    pub(super) deadletter_queue: Option<String>,
     /// Hash: messages that were taken and not acknowledged.
     pub(super) unacked: String,
     /// Sorted set: when they were taken.
@@ -21,6 +27,8 @@ pub(super) struct Keys {
 /// One list of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct QueueList {
+    /// The queue.
+    pub(super) queue: String,
     /// The key.
     pub(super) key: String,
     /// What closes an entry of [`Keys::unacked`] after the envelope: `, "", "queue"]`. The default exchange and the
@@ -29,7 +37,7 @@ pub(super) struct QueueList {
 }
 
 impl Keys {
-    pub(super) fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &Options, db: i64) -> Self {
         let prefixed = |key: &str| format!("{}{key}", options.global_keyprefix);
         Self {
             unacked: prefixed(&options.unacked_key),
@@ -38,6 +46,9 @@ impl Keys {
             prefix: options.global_keyprefix.clone(),
             sep: options.sep.clone(),
             steps: options.priority_steps.clone(),
+            fanout: options.fanout_prefix.replace("{db}", &db.to_string()),
+            fanout_patterns: options.fanout_patterns,
+            deadletter_queue: options.deadletter_queue.clone(),
         }
     }
 
@@ -60,6 +71,7 @@ impl Keys {
     pub(super) fn lists(&self, queues: &[String]) -> Vec<QueueList> {
         let in_step = |step: u8| {
             queues.iter().map(move |queue| QueueList {
+                queue: queue.clone(),
                 key: self.step_list(queue, step),
                 entry_end: format!(", \"\", {}]", Value::from(queue.as_str())),
             })
@@ -77,9 +89,24 @@ impl Keys {
         format!("{}_kombu.binding_permanent.{exchange}", self.prefix)
     }
 
-    /// The member that binds a queue to a direct exchange.
-    pub(super) fn binding(&self, routing_key: &str, queue: &str) -> String {
-        format!("{routing_key}{sep}{sep}{queue}", sep = self.sep)
+    /// The member that binds a queue to an exchange.
+    pub(super) fn binding(&self, kind: ExchangeKind, routing_key: &str, queue: &str) -> String {
+        let sep = &self.sep;
+        let pattern = match kind {
+            ExchangeKind::Topic => topic::pattern(routing_key),
+            _ => String::new(),
+        };
+        format!("{routing_key}{sep}{pattern}{sep}{queue}")
+    }
+
+    /// The channel of a fanout exchange for one routing key: what is published there, and with `*` for `#` what is
+    /// subscribed to (contract section 2.2.5).
+    pub(super) fn channel(&self, exchange: &str, routing_key: &str) -> String {
+        let (prefix, fanout) = (&self.prefix, &self.fanout);
+        match routing_key {
+            key if self.fanout_patterns && !key.is_empty() => format!("{prefix}{fanout}{exchange}/{key}"),
+            _ => format!("{prefix}{fanout}{exchange}"),
+        }
     }
 
     /// The queues that a routing key leads to, by the members of an exchange's binding set. A member with a pattern
@@ -93,7 +120,7 @@ impl Keys {
             };
             let matches = match pattern {
                 "" => bound == routing_key,
-                _ => topic_matches(bound, routing_key),
+                _ => topic::matches(bound, routing_key),
             };
             if matches && !queue.is_empty() && !queues.iter().any(|known| known == queue) {
                 queues.push(queue.to_owned());
@@ -113,39 +140,12 @@ pub(super) fn priority_of(value: Option<&Value>) -> u8 {
     u8::try_from(number.unwrap_or(0).clamp(0, 9)).unwrap_or(0)
 }
 
-/// Whether a routing key matches a topic binding as kombu's patterns do: `*` is one word that is not empty, `#` is
-/// one word or more.
-fn topic_matches(binding: &str, routing_key: &str) -> bool {
-    // Column by column: which of the binding's beginnings match the key's words so far.
-    let pattern: Vec<&str> = binding.split('.').collect();
-    let mut reached = vec![false; pattern.len() + 1];
-    if let Some(start) = reached.first_mut() {
-        *start = true;
-    }
-    for word in routing_key.split('.') {
-        let mut next = vec![false; reached.len()];
-        for ((part, here), (before, after)) in pattern
-            .iter()
-            .zip(next.iter_mut().skip(1))
-            .zip(reached.iter().zip(reached.iter().skip(1)))
-        {
-            *here = match *part {
-                "#" => *before || *after,
-                "*" => *before && !word.is_empty(),
-                literal => *before && literal == word,
-            };
-        }
-        reached = next;
-    }
-    reached.last() == Some(&true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn keys() -> Keys {
-        Keys::new(&Options::default())
+        Keys::new(&Options::default(), 0)
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
             global_keyprefix: "app:".into(),
             ..Options::default()
         };
-        let lists = Keys::new(&options).lists(&["a".into(), "b\"".into()]);
+        let lists = Keys::new(&options, 0).lists(&["a".into(), "b\"".into()]);
         let names: Vec<&str> = lists.iter().map(|list| list.key.as_str()).collect();
         assert_eq!(names, ["app:a", "app:b\"", "app:a\x06\x165", "app:b\"\x06\x165"]);
         assert_eq!(lists[1].entry_end, r#", "", "b\""]"#);
@@ -177,7 +177,7 @@ mod tests {
             global_keyprefix: "p_".into(),
             ..Options::default()
         };
-        let keys = Keys::new(&options);
+        let keys = Keys::new(&options, 0);
         for key in [
             &keys.unacked,
             &keys.unacked_index,
@@ -188,7 +188,24 @@ mod tests {
         ] {
             assert!(key.starts_with("p_"), "{key}");
         }
-        assert_eq!(keys.binding("celery", "celery"), "celery\x06\x16\x06\x16celery");
+        let direct = keys.binding(ExchangeKind::Direct, "celery", "celery");
+        assert_eq!(direct, "celery\x06\x16\x06\x16celery");
+        let topic = keys.binding(ExchangeKind::Topic, "t.#", "q");
+        assert_eq!(topic, "t.#\x06\x16^t\\..*?$\x06\x16q");
+    }
+
+    #[test]
+    fn channels_are_kombus() {
+        let channel = |change: fn(&mut Options), key: &str| {
+            let mut options = Options::default();
+            change(&mut options);
+            Keys::new(&options, 7).channel("celeryev", key)
+        };
+        assert_eq!(channel(|_| {}, ""), "/7.celeryev");
+        assert_eq!(channel(|_| {}, "worker.*"), "/7.celeryev/worker.*");
+        assert_eq!(channel(|o| o.fanout_patterns = false, "k"), "/7.celeryev");
+        assert_eq!(channel(|o| o.fanout_prefix = String::new(), "k"), "celeryev/k");
+        assert_eq!(channel(|o| o.global_keyprefix = "p:".into(), ""), "p:/7.celeryev");
     }
 
     #[test]
@@ -205,25 +222,6 @@ mod tests {
         assert_eq!(keys().bound_queues(&members, "a"), ["one", "two"]);
         assert_eq!(keys().bound_queues(&members, "t.x.y"), ["four"]);
         assert!(keys().bound_queues(&members, "c").is_empty());
-    }
-
-    #[test]
-    fn topics_match_as_in_kombu() {
-        for (binding, key, matches) in [
-            ("a.b", "a.b", true),
-            ("a.b", "a.c", false),
-            ("a.*", "a.b", true),
-            ("a.*", "a.", false),
-            ("a.*", "a.b.c", false),
-            ("a.#", "a.b.c", true),
-            ("a.#", "a", false),
-            ("#", "anything.at.all", true),
-            ("#.c", "a.b.c", true),
-            ("*.b.#", "a.b.x", true),
-            ("#.#.z", "a.b.c.d.e.f.g", false),
-        ] {
-            assert_eq!(topic_matches(binding, key), matches, "{binding} {key}");
-        }
     }
 
     #[test]

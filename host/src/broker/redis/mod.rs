@@ -5,6 +5,7 @@
 //! Needs Redis 6.2 or later. The times in the database are those of the server's clock.
 
 mod claims;
+mod fanout;
 mod fetch;
 mod keys;
 mod options;
@@ -27,12 +28,14 @@ use self::fetch::Fetcher;
 use self::keys::Keys;
 use self::publish::Letter;
 use self::settle::Order;
+use super::exchanges::Exchanges;
 use super::{Broker, BrokerError, Delivery};
 use crate::message::{Outgoing, envelope};
+use crate::queue::Queue;
 use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_refusal};
 use crate::redis_url::RedisUrl;
 
-pub use options::{Options, QueueOrder};
+pub use options::{Options, QueueOrder, sentinel_login};
 
 /// How long closing waits for the server.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +43,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 /// A Redis server as a broker.
 pub struct RedisBroker {
     url: RedisUrl,
+    /// Where messages are sent to.
+    write: RedisUrl,
+    exchanges: Arc<Exchanges>,
     options: Options,
     keys: Arc<Keys>,
     claims: Arc<Claims>,
@@ -53,19 +59,33 @@ pub struct RedisBroker {
 struct Consumption {
     stop: watch::Sender<bool>,
     fetcher: JoinHandle<()>,
+    subscriber: Option<JoinHandle<()>>,
 }
 
 impl RedisBroker {
     /// A broker that is not connected yet.
     pub fn new(url: &str, options: &Options) -> Result<Self, BrokerError> {
-        let url = RedisUrl::parse(url).map_err(|error| BrokerError::Config(error.to_string()))?;
+        Self::between(url, None, options)
+    }
+
+    /// The same with another server to send to (`broker_read_url` and `broker_write_url`).
+    pub fn between(read: &str, write: Option<&str>, options: &Options) -> Result<Self, BrokerError> {
+        let parse = |url: &str| {
+            let parsed = RedisUrl::with(url, options.connecting.clone());
+            parsed.map_err(|error| BrokerError::Config(error.to_string()))
+        };
+        let url = parse(read)?;
+        let write = write.map_or_else(|| Ok(url.clone()), parse)?;
         if let Some(problem) = options.problem() {
             return Err(BrokerError::Config(problem));
         }
         let (orders, receiver) = mpsc::unbounded_channel();
         let settling = (receiver, Link::new(url.clone(), RESPONSE_TIMEOUT));
+        let exchanges = Exchanges::new(options.queues.as_ref());
         Ok(Self {
-            keys: Arc::new(Keys::new(options)),
+            keys: Arc::new(Keys::new(options, url.db())),
+            write,
+            exchanges: Arc::new(exchanges),
             claims: Arc::new(Claims::new(orders)),
             options: options.clone(),
             url,
@@ -90,14 +110,17 @@ impl RedisBroker {
     fn letters(&self) -> &mpsc::Sender<Letter> {
         self.letters.get_or_init(|| {
             let (sender, letters) = mpsc::channel(1024);
-            self.spawn(publish::run(letters, self.link(), Arc::clone(&self.keys)));
+            let link = Link::new(self.write.clone(), RESPONSE_TIMEOUT);
+            let exchanges = Arc::clone(&self.exchanges);
+            self.spawn(publish::run(letters, link, Arc::clone(&self.keys), exchanges));
             sender
         })
     }
 
-    /// Connects and binds the queues, however long that takes.
-    async fn connect(&self, queues: &[String]) -> Result<Link, BrokerError> {
+    /// Connects and binds the queues, as long as the settings allow.
+    async fn connect(&self, queues: &[Queue]) -> Result<Link, BrokerError> {
         let mut link = self.link();
+        let mut failed = 0;
         loop {
             match self.bind(&mut link, queues).await {
                 Ok(()) => {
@@ -109,6 +132,11 @@ impl RedisBroker {
                     return Err(BrokerError::Refused(format!("{}: {error}", self.url)));
                 }
                 Err(error) => {
+                    failed += 1;
+                    if !self.options.reconnect.allows(true, failed) {
+                        let reason = format!("cannot connect to {}: {error}", self.url);
+                        return Err(BrokerError::Connection(reason));
+                    }
                     let pause = link.failed();
                     fetch::report(&link, &error, pause);
                     sleep(pause).await;
@@ -117,15 +145,22 @@ impl RedisBroker {
         }
     }
 
-    /// Makes the queues known to those who publish to an exchange of the queue's name, as Celery declares it.
-    async fn bind(&self, link: &mut Link, queues: &[String]) -> RedisResult<()> {
+    /// Makes the queues known to those who publish to their exchanges.
+    async fn bind(&self, link: &mut Link, queues: &[Queue]) -> RedisResult<()> {
         // Alone, because in a pipeline a refusal is hard to tell from other errors.
         redis::cmd("PING").exec_async(link.up().await?).await?;
         let mut pipeline = redis::pipe();
-        for queue in queues {
-            let binding = self.keys.binding(queue, queue);
-            for set in [self.keys.bindings(queue), self.keys.permanent_bindings(queue)] {
-                pipeline.cmd("SADD").arg(set).arg(&binding).ignore();
+        for queue in queues.iter().filter(|queue| !queue.no_declare) {
+            let expires = queue.arguments().contains_key("x-expires");
+            for (exchange, routing_key, _) in queue.all_bindings() {
+                let binding = self.keys.binding(exchange.kind, routing_key, &queue.name);
+                let bindings = self.keys.bindings(&exchange.name);
+                pipeline.cmd("SADD").arg(bindings).arg(&binding).ignore();
+                // The binding of a queue that goes by itself is not meant to stay.
+                if !expires {
+                    let permanent = self.keys.permanent_bindings(&exchange.name);
+                    pipeline.cmd("SADD").arg(permanent).arg(&binding).ignore();
+                }
             }
         }
         pipeline.query_async(link.up().await?).await
@@ -136,12 +171,13 @@ impl RedisBroker {
 impl Broker for RedisBroker {
     async fn consume(
         &self,
-        queues: &[String],
+        queues: &[Queue],
         prefetch: u32,
     ) -> Result<mpsc::Receiver<Delivery>, BrokerError> {
         if queues.is_empty() {
             return Err(BrokerError::Config("no queues to consume from".into()));
         }
+        self.exchanges.learn("Redis", queues)?;
         self.claims.set_prefetch(prefetch);
         let link = self.connect(queues).await?;
         let mut consumption = lock(&self.consumption);
@@ -161,15 +197,25 @@ impl Broker for RedisBroker {
             ));
             *lock(&self.sweeper) = Some((stop, sweeper));
         }
-        let mut queues = queues.to_vec();
+        let channels = fanout::channels(&self.keys, queues);
+        let mut queues: Vec<String> = queues.iter().map(|queue| queue.name.clone()).collect();
         if self.options.queue_order_strategy == QueueOrder::Sorted {
             queues.sort_unstable();
         }
         let (deliveries, receiver) = mpsc::channel(claims::BATCH);
         let (stop, stopped) = watch::channel(false);
+        let subscriber = fanout::Subscriber {
+            url: self.url.clone(),
+            channels,
+            claims: Arc::clone(&self.claims),
+            deliveries: deliveries.clone(),
+            stop: stopped.clone(),
+        };
+        let subscriber = subscriber.is_needed().then(|| self.spawn(subscriber.run()));
         let fetcher = self.spawn(
             Fetcher {
                 queues,
+                reconnect: self.options.reconnect,
                 rotate: self.options.queue_order_strategy == QueueOrder::RoundRobin,
                 link,
                 keys: Arc::clone(&self.keys),
@@ -179,7 +225,11 @@ impl Broker for RedisBroker {
             }
             .run(),
         );
-        *consumption = Some(Consumption { stop, fetcher });
+        *consumption = Some(Consumption {
+            stop,
+            fetcher,
+            subscriber,
+        });
         Ok(receiver)
     }
 
@@ -192,6 +242,19 @@ impl Broker for RedisBroker {
         true
     }
 
+    async fn declare(&self, queue: &Queue) -> Result<(), BrokerError> {
+        let queue = std::slice::from_ref(queue);
+        self.exchanges.learn("Redis", queue)?;
+        let mut link = Link::new(self.write.clone(), RESPONSE_TIMEOUT);
+        self.bind(&mut link, queue).await.map_err(|error| {
+            let reason = format!("{}: {error}", self.write);
+            match is_refusal(&error) {
+                true => BrokerError::Refused(reason),
+                false => BrokerError::Connection(reason),
+            }
+        })
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         let text = envelope::seal(&outgoing);
         let (answer, answered) = oneshot::channel();
@@ -201,17 +264,25 @@ impl Broker for RedisBroker {
             route: outgoing.route,
             answer,
         };
-        let closed = || BrokerError::Connection(format!("the connection to {} is closed", self.url));
+        let closed = || BrokerError::Connection(format!("the connection to {} is closed", self.write));
         self.letters().send(letter).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
 
     async fn cancel(&self) {
         let consumption = lock(&self.consumption).take();
-        if let Some(Consumption { stop, fetcher }) = consumption {
+        if let Some(Consumption {
+            stop,
+            fetcher,
+            subscriber,
+        }) = consumption
+        {
             stop.send_replace(true);
             // The fetcher waits for an answer that is under way; with a server that is silent it ends later.
             let _ = timeout(CLOSE_PATIENCE, fetcher).await;
+            if let Some(subscriber) = subscriber {
+                subscriber.abort();
+            }
         }
     }
 

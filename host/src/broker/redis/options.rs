@@ -4,7 +4,87 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-/// `broker_transport_options` for Redis, under kombu's names and with kombu's defaults.
+use crate::broker::options::Names;
+use crate::broker::{BrokerError, Reconnect};
+use crate::queue::Queues;
+use crate::redis_url::{Connecting, SentinelLogin};
+use crate::tls::Tls;
+
+const TOOK: &str = "a message that was taken is always recorded, so that none is lost with its worker";
+const CONNECTIONS: &str = "the worker keeps a few connections, however many tasks it runs";
+
+/// `broker_transport_options` of this transport.
+const NAMES: Names = Names {
+    setting: "broker_transport_options",
+    works: &[
+        "visibility_timeout",
+        "priority_steps",
+        "sep",
+        "global_keyprefix",
+        "queue_order_strategy",
+        "unacked_key",
+        "unacked_index_key",
+        "unacked_mutex_key",
+        "unacked_mutex_expire",
+        "unacked_restore_interval",
+        "unacked_restore_throttle",
+        "unacked_restore_limit",
+        "fanout_prefix",
+        "fanout_patterns",
+        "deadletter_queue",
+        "socket_timeout",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "client_name",
+        "master_name",
+        "sentinel_kwargs",
+    ],
+    ignored: &[
+        ("ack_emulation", TOOK),
+        ("max_connections", CONNECTIONS),
+        ("connection_pool", CONNECTIONS),
+        ("connection_class", "it names a Python class"),
+        ("credential_provider", "it names a Python class"),
+        ("retry", "it names a Python class"),
+        (
+            "retry_on_timeout",
+            "a command that timed out is always tried again",
+        ),
+        ("retry_on_error", "a command that failed is always tried again"),
+        (
+            "health_check_interval",
+            "a connection that waits is made to answer every few seconds",
+        ),
+        (
+            "socket_keepalive_options",
+            "socket_keepalive uses the system's own intervals",
+        ),
+        ("socket_read_size", "it is chosen by the worker"),
+        ("polling_interval", "messages are waited for on the server"),
+        ("brpop_timeout", "messages are waited for on the server"),
+        (
+            "body_encoding",
+            "bodies are read in each encoding and sent in base64",
+        ),
+        (
+            "min_other_sentinels",
+            "every sentinel that knows the master is believed",
+        ),
+        (
+            "sentinel_fanout_compat",
+            "channels are named as kombu 5.4 and later name them",
+        ),
+        (
+            "protocol",
+            "the worker speaks the protocol of every supported server",
+        ),
+        ("socket_type", "the URL says it"),
+        ("decode_responses", "it is about Python's types"),
+    ],
+};
+
+/// `broker_transport_options` for Redis, under kombu's names and with kombu's defaults, and the settings that go
+/// with them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
@@ -36,6 +116,22 @@ pub struct Options {
     pub unacked_restore_throttle: u32,
     /// How many messages one search gives back at most; `None`: all.
     pub unacked_restore_limit: Option<usize>,
+    /// In front of the channels of fanout exchanges; `{db}` stands for the database. True is kombu's own, false none.
+    #[serde(deserialize_with = "fanout_prefix")]
+    pub fanout_prefix: String,
+    /// Channels of fanout exchanges end in the routing key.
+    pub fanout_patterns: bool,
+    /// Where messages go that no queue is bound for; without one they are dropped.
+    pub deadletter_queue: Option<String>,
+    /// How to connect.
+    #[serde(skip)]
+    pub connecting: Connecting,
+    /// `broker_connection_retry` and its relatives.
+    #[serde(skip)]
+    pub reconnect: Reconnect,
+    /// Every queue of the settings: the types of their exchanges are known.
+    #[serde(skip)]
+    pub queues: Option<Queues>,
 }
 
 impl Default for Options {
@@ -53,6 +149,12 @@ impl Default for Options {
             unacked_restore_interval: Duration::from_secs(10),
             unacked_restore_throttle: 10,
             unacked_restore_limit: None,
+            fanout_prefix: FANOUT_PREFIX.into(),
+            fanout_patterns: true,
+            deadletter_queue: None,
+            connecting: Connecting::default(),
+            reconnect: Reconnect::default(),
+            queues: None,
         }
     }
 }
@@ -69,7 +171,68 @@ pub enum QueueOrder {
     Priority,
 }
 
+/// kombu's prefix of fanout channels.
+const FANOUT_PREFIX: &str = "/{db}.";
+
+/// Options of the transport that say how to connect.
+#[derive(Deserialize)]
+struct Socket {
+    socket_timeout: Option<f64>,
+    socket_connect_timeout: Option<f64>,
+    socket_keepalive: Option<bool>,
+    client_name: Option<String>,
+    master_name: Option<String>,
+    sentinel_kwargs: Option<toml::Table>,
+}
+
+/// Those among [`NAMES`] that are fields of [`Socket`].
+const SOCKET: [&str; 6] = [
+    "socket_timeout",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "client_name",
+    "master_name",
+    "sentinel_kwargs",
+];
+
 impl Options {
+    /// Reads `broker_transport_options`; how to connect is added to what `connecting` says.
+    pub fn transport(table: &toml::Table, connecting: Connecting) -> Result<Self, BrokerError> {
+        let known: toml::Table = NAMES.read(table)?;
+        let (socket, own): (toml::Table, toml::Table) = known
+            .into_iter()
+            .partition(|(name, _)| SOCKET.contains(&name.as_str()));
+        let wrong = |error: toml::de::Error| BrokerError::Config(format!("{}: {error}", NAMES.setting));
+        let socket: Socket = socket.try_into().map_err(wrong)?;
+        let options: Self = own.try_into().map_err(wrong)?;
+        let limit = |seconds: f64| {
+            Duration::try_from_secs_f64(seconds)
+                .ok()
+                .filter(|limit| !limit.is_zero())
+        };
+        Ok(Self {
+            connecting: Connecting {
+                connect_timeout: socket
+                    .socket_connect_timeout
+                    .and_then(limit)
+                    .unwrap_or(connecting.connect_timeout),
+                response_timeout: socket
+                    .socket_timeout
+                    .and_then(limit)
+                    .or(connecting.response_timeout),
+                keepalive: socket.socket_keepalive.unwrap_or(connecting.keepalive),
+                client_name: socket.client_name.or(connecting.client_name),
+                master_name: socket.master_name.or(connecting.master_name),
+                sentinel: match socket.sentinel_kwargs {
+                    Some(table) => sentinel_login(&table)?,
+                    None => connecting.sentinel,
+                },
+                ..connecting
+            },
+            ..options
+        })
+    }
+
     /// What makes no sense, as a sentence.
     pub(super) fn problem(&self) -> Option<String> {
         if self.visibility_timeout.is_zero() {
@@ -108,6 +271,64 @@ impl Options {
     }
 }
 
+/// `sentinel_kwargs`: redis-py's arguments for connections to sentinels.
+pub fn sentinel_login(table: &toml::Table) -> Result<SentinelLogin, BrokerError> {
+    const NAMES: Names = Names {
+        setting: "sentinel_kwargs",
+        works: &[
+            "username",
+            "password",
+            "ssl",
+            "ssl_ca_certs",
+            "ssl_certfile",
+            "ssl_keyfile",
+            "ssl_cert_reqs",
+        ],
+        ignored: &[
+            ("socket_timeout", "the limits of connecting to Redis count"),
+            (
+                "socket_connect_timeout",
+                "the limits of connecting to Redis count",
+            ),
+            (
+                "socket_keepalive",
+                "the worker asks sentinels when it connects, and not in between",
+            ),
+            ("db", "sentinels have no databases"),
+        ],
+    };
+    let mut known: toml::Table = NAMES.read(table)?;
+    let mut text = |name: &str| {
+        let value = known.remove(name);
+        value.and_then(|value| value.as_str().map(str::to_owned))
+    };
+    let (username, password) = (text("username"), text("password"));
+    let ssl = known.remove("ssl");
+    let tls = match (ssl, known.is_empty()) {
+        (Some(toml::Value::Boolean(false)), _) | (None, true) => None,
+        _ => Tls::read("sentinel_kwargs", &toml::Value::Table(known)).map_err(BrokerError::Config)?,
+    };
+    Ok(SentinelLogin {
+        username,
+        password,
+        tls,
+    })
+}
+
+fn fanout_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Prefix {
+        Wanted(bool),
+        Text(String),
+    }
+    Ok(match Prefix::deserialize(deserializer)? {
+        Prefix::Wanted(true) => FANOUT_PREFIX.into(),
+        Prefix::Wanted(false) => String::new(),
+        Prefix::Text(text) => text,
+    })
+}
+
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let seconds = f64::deserialize(deserializer)?;
     // A century is for ever, and no sum with it overflows.
@@ -118,18 +339,92 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Er
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> Result<Options, String> {
+        let options = Options::transport(&toml::from_str(text).unwrap(), Connecting::default());
+        options.map_err(|error| error.to_string())
+    }
+
     #[test]
     fn names_and_units_are_those_of_kombu() {
-        let options: Options = serde_json::from_str(
-            r#"{"visibility_timeout": 1.5, "priority_steps": [0, 5], "queue_order_strategy": "sorted"}"#,
-        )
-        .unwrap();
+        let options =
+            read("visibility_timeout = 1.5\npriority_steps = [0, 5]\nqueue_order_strategy = \"sorted\"")
+                .unwrap();
         assert_eq!(options.visibility_timeout, Duration::from_millis(1500));
         assert_eq!(options.priority_steps, [0, 5]);
         assert_eq!(options.queue_order_strategy, QueueOrder::Sorted);
         assert_eq!(options.unacked_key, "unacked");
-        assert!(serde_json::from_str::<Options>(r#"{"visibilty_timeout": 1}"#).is_err());
-        assert!(serde_json::from_str::<Options>(r#"{"visibility_timeout": -1}"#).is_err());
+        let error = read("visibilty_timeout = 1\nmaster_nam = \"x\"").unwrap_err();
+        assert!(
+            error.contains("did you mean visibility_timeout?") && error.contains("did you mean master_name?"),
+            "{error}"
+        );
+        assert!(read("visibility_timeout = -1").is_err());
+        assert!(
+            read("sentinel_kwargs = { passwort = \"x\" }")
+                .unwrap_err()
+                .contains("did you mean password?")
+        );
+    }
+
+    /// Contract section 2.2.6: what works, and what is taken and does nothing.
+    #[test]
+    fn every_option_of_the_contract_is_taken() {
+        let options = read(
+            r#"
+            sep = ":"
+            global_keyprefix = "p_"
+            fanout_prefix = false
+            fanout_patterns = false
+            ack_emulation = true
+            unacked_key = "u"
+            unacked_index_key = "ui"
+            unacked_mutex_key = "um"
+            unacked_mutex_expire = 30
+            unacked_restore_limit = 7
+            unacked_restore_interval = 5
+            unacked_restore_throttle = 2
+            max_connections = 10
+            health_check_interval = 25
+            socket_timeout = 3
+            socket_connect_timeout = 2.5
+            socket_keepalive = true
+            socket_keepalive_options = { 1 = 2 }
+            retry_on_timeout = true
+            client_name = "me"
+            polling_interval = 1
+            deadletter_queue = "dead"
+            master_name = "main"
+            sentinel_kwargs = { password = "s", ssl = true, ssl_cert_reqs = "none" }
+            "#,
+        )
+        .unwrap();
+        assert_eq!(
+            (options.fanout_prefix.as_str(), options.fanout_patterns),
+            ("", false)
+        );
+        assert_eq!(options.deadletter_queue.as_deref(), Some("dead"));
+        let connecting = &options.connecting;
+        assert_eq!(connecting.response_timeout, Some(Duration::from_secs(3)));
+        assert_eq!(connecting.connect_timeout, Duration::from_millis(2500));
+        assert!(connecting.keepalive);
+        assert_eq!(connecting.client_name.as_deref(), Some("me"));
+        assert_eq!(connecting.master_name.as_deref(), Some("main"));
+        let sentinel = &connecting.sentinel;
+        assert_eq!(
+            (sentinel.username.as_deref(), sentinel.password.as_deref()),
+            (None, Some("s"))
+        );
+        assert_eq!(
+            sentinel.tls.as_ref().map(|tls| tls.check),
+            Some(crate::tls::Check::None)
+        );
+        for (text, prefix) in [
+            ("", "/{db}."),
+            ("fanout_prefix = true", "/{db}."),
+            ("fanout_prefix = 'x.'", "x."),
+        ] {
+            assert_eq!(read(text).unwrap().fanout_prefix, prefix);
+        }
     }
 
     #[test]

@@ -1,26 +1,19 @@
 //! Sends messages, those of many callers in one round trip.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use redis::{RedisError, RedisResult, Value};
+use redis::{RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
 
 use super::keys::Keys;
 use super::restore::{bindings, queues};
 use crate::broker::BrokerError;
+use crate::broker::exchanges::Exchanges;
 use crate::message::Route;
 use crate::redis_link::{Link, is_passing};
 
 /// At most this many messages in one round trip.
 const BATCH: usize = 128;
-
-/// How long to try while the server is away.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The longest pause between attempts, as somebody waits.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A message on its way, and who waits for it.
 #[derive(Debug)]
@@ -32,68 +25,70 @@ pub(super) struct Letter {
     pub(super) answer: oneshot::Sender<Result<(), BrokerError>>,
 }
 
-/// Sends letters until nobody can write any.
-pub(super) async fn run(mut letters: mpsc::Receiver<Letter>, mut link: Link, keys: Arc<Keys>) {
+/// Sends letters until nobody can write any. One attempt each: whoever sends decides about more.
+pub(super) async fn run(
+    mut letters: mpsc::Receiver<Letter>,
+    mut link: Link,
+    keys: Arc<Keys>,
+    exchanges: Arc<Exchanges>,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     while letters.recv_many(&mut batch, BATCH).await > 0 {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let problem = match send(&mut link, &keys, &batch).await {
-                Ok(outcomes) => answer(&mut batch, outcomes),
-                Err(error) => Some(error),
-            };
-            let Some(error) = problem else {
+        // A caller that stopped waiting does not want its answer.
+        match send(&mut link, &keys, &exchanges, &batch).await {
+            Ok(outcomes) => {
+                for (letter, outcome) in batch.drain(..).zip(outcomes) {
+                    let answer = outcome.map_err(|error| match is_passing(&error) {
+                        true => BrokerError::Connection(error.to_string()),
+                        false => BrokerError::Refused(error.to_string()),
+                    });
+                    let _ = letter.answer.send(answer);
+                }
                 link.worked();
-                break;
-            };
-            let pause = link.failed().min(LONGEST_PAUSE);
-            if Instant::now() + pause >= deadline {
+            }
+            Err(error) => {
                 for letter in batch.drain(..) {
                     let reason = format!("Cannot publish to {}: {error}", link.url());
                     let _ = letter.answer.send(Err(BrokerError::Connection(reason)));
                 }
-                break;
+                link.failed();
             }
-            tracing::warn!(
-                "Cannot publish to {}: {error}. Trying again in {:.2} seconds...",
-                link.url(),
-                pause.as_secs_f64()
-            );
-            sleep(pause).await;
         }
     }
 }
 
-/// Answers the letters that were sent or refused for good. Those refused for a reason that passes stay; the reason.
-fn answer(batch: &mut Vec<Letter>, outcomes: Vec<RedisResult<()>>) -> Option<RedisError> {
-    let (mut left, mut problem) = (Vec::new(), None);
-    for (letter, outcome) in batch.drain(..).zip(outcomes) {
-        match outcome {
-            Err(error) if is_passing(&error) => {
-                left.push(letter);
-                problem = Some(error);
-            }
-            // A caller that stopped waiting does not want its answer.
-            outcome => {
-                let refused = |error: RedisError| BrokerError::Refused(error.to_string());
-                let _ = letter.answer.send(outcome.map_err(refused));
-            }
-        }
-    }
-    *batch = left;
-    problem
-}
-
-/// One attempt; an outcome for each letter. A message that no queue is bound for goes nowhere, as in kombu.
-async fn send(link: &mut Link, keys: &Keys, letters: &[Letter]) -> RedisResult<Vec<RedisResult<()>>> {
+/// One attempt; an outcome for each letter. A message that no queue is bound for goes nowhere, as in kombu, unless
+/// there is a `deadletter_queue`.
+async fn send(
+    link: &mut Link,
+    keys: &Keys,
+    exchanges: &Exchanges,
+    letters: &[Letter],
+) -> RedisResult<Vec<RedisResult<()>>> {
     let connection = link.up().await?;
-    let exchanges = letters.iter().map(|letter| letter.route.exchange.as_str());
-    let bindings = bindings(connection, keys, exchanges).await?;
+    let names = letters.iter().map(|letter| letter.route.exchange.as_str());
+    let bindings = bindings(connection, keys, names).await?;
     let mut pipeline = redis::pipe();
     let mut copies = Vec::with_capacity(letters.len());
     for letter in letters {
-        let queues = queues(keys, &bindings, &letter.route.exchange, &letter.route.routing_key);
+        let Route {
+            exchange,
+            routing_key,
+        } = &letter.route;
+        if exchanges.is_fanout(exchange) {
+            copies.push(1);
+            let channel = keys.channel(exchange, routing_key);
+            pipeline.cmd("PUBLISH").arg(channel).arg(&letter.text);
+            continue;
+        }
+        let queues = queues(keys, &bindings, exchange, routing_key);
         copies.push(queues.len());
+        if queues.is_empty() {
+            tracing::warn!(
+                "a message was dropped: no queue is bound to the exchange {exchange:?} with the routing key \
+                 {routing_key:?}"
+            );
+        }
         for queue in &queues {
             pipeline
                 .cmd("LPUSH")

@@ -171,13 +171,17 @@ pub(super) fn queues(
     exchange: &str,
     routing_key: &str,
 ) -> Vec<String> {
-    match (exchange, routing_key) {
+    let found = match (exchange, routing_key) {
         ("", "") => Vec::new(),
         ("", queue) => vec![queue.to_owned()],
         (exchange, key) => match bindings.get(exchange) {
             Some(members) => keys.bound_queues(members, key),
             None => Vec::new(),
         },
+    };
+    match &keys.deadletter_queue {
+        Some(queue) if found.is_empty() => vec![queue.clone()],
+        _ => found,
     }
 }
 

@@ -70,6 +70,7 @@ pub(super) async fn run(
     }
 }
 
+/// Renews the claims; those whose messages somebody gave back are lost.
 async fn refresh(link: &mut Link, keys: &Keys, claims: &Claims) -> RedisResult<()> {
     for numbers in claims.numbers().chunks(CHUNK) {
         let mut script = REFRESH.prepare_invoke();
@@ -77,7 +78,11 @@ async fn refresh(link: &mut Link, keys: &Keys, claims: &Claims) -> RedisResult<(
         for number in numbers {
             script.arg(claims.tag(*number));
         }
-        script.invoke_async::<i64>(link.up().await?).await?;
+        let gone: Vec<usize> = script.invoke_async(link.up().await?).await?;
+        let gone = gone
+            .into_iter()
+            .filter_map(|place| numbers.get(place.checked_sub(1)?).copied());
+        claims.lose(gone);
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 -- Takes messages and records them as unacknowledged, in one step.
 -- KEYS: unacked, unacked_index, then the lists in the order in which they are served
 -- ARGV: how many at most, tag prefix, number of the first tag, then for each list what closes its entries
--- Returns the envelopes; their tags are the prefix and consecutive numbers.
+-- Returns the envelopes and the places (from 0) of their lists; the tags are the prefix and consecutive numbers.
 -- A whole number of seconds, rounded up, costs the server a fraction of what a fraction costs it.
 local now = redis.call('TIME')[1] + 1
 local most, prefix, number = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-local taken, problem = {}, nil
+local taken, from, problem = {}, {}, nil
 for i = 3, #KEYS do
   local free = most - #taken
   if free <= 0 then break end
@@ -34,8 +34,11 @@ for i = 3, #KEYS do
       problem = recorded
       break
     end
-    for _, text in ipairs(texts) do taken[#taken + 1] = text end
+    for _, text in ipairs(texts) do
+      taken[#taken + 1] = text
+      from[#from + 1] = i - 3
+    end
   end
 end
 if #taken == 0 and problem then return problem end
-return taken
+return {taken, from}

@@ -1,0 +1,195 @@
+//! Queues behind fanout exchanges: Redis' pub/sub (contract section 2.2.5).
+//!
+//! Nothing is kept on the server: what is published while nobody listens is gone, and so is what this worker has not
+//! run when it ends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use redis::RedisResult;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use super::claims::Claims;
+use super::fetch::stopped;
+use super::keys::Keys;
+use super::restore::cut;
+use crate::broker::{Backoff, Delivery, Receipt, Verdict};
+use crate::message::envelope;
+use crate::queue::{ExchangeKind, Queue};
+use crate::redis_url::RedisUrl;
+
+/// Bytes of messages that wait for room: as much as Redis itself keeps for a slow subscriber before it hangs up.
+const BACKLOG: usize = 32 << 20;
+
+/// What to listen to: the channel (with `*` for any text), and the queue that it stands for.
+pub(super) fn channels(keys: &Keys, queues: &[Queue]) -> Vec<(String, String)> {
+    let mut channels = Vec::new();
+    for queue in queues {
+        for (exchange, routing_key, _) in queue.all_bindings() {
+            if exchange.kind == ExchangeKind::Fanout {
+                let channel = keys.channel(&exchange.name, &routing_key.replace('#', "*"));
+                channels.push((channel, queue.name.clone()));
+            }
+        }
+    }
+    channels
+}
+
+/// Listens to channels and delivers what is published there.
+pub(super) struct Subscriber {
+    pub(super) url: RedisUrl,
+    pub(super) channels: Vec<(String, String)>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) deliveries: mpsc::Sender<Delivery>,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl Subscriber {
+    /// Whether there is anything to listen to.
+    pub(super) fn is_needed(&self) -> bool {
+        !self.channels.is_empty()
+    }
+
+    /// Listens until stopped, over as many connections as it takes.
+    pub(super) async fn run(self) {
+        let mut stop = self.stop.clone();
+        let mut backoff = Backoff::default();
+        let (again, mut requeued) = mpsc::unbounded_channel();
+        let mut waiting = Backlog::default();
+        loop {
+            let listening = self.listen(&again, &mut requeued, &mut waiting, &mut backoff);
+            let ended = tokio::select! {
+                ended = listening => ended,
+                () = stopped(&mut stop) => return,
+            };
+            let pause = backoff.next_pause();
+            match ended {
+                Ok(()) => tracing::warn!("consumer: Lost the subscription at {}", self.url),
+                Err(error) => tracing::error!("consumer: Cannot subscribe at {}: {error}", self.url),
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stopped(&mut stop) => return,
+            }
+        }
+    }
+
+    /// Listens over one connection until that ends.
+    async fn listen(
+        &self,
+        again: &mpsc::UnboundedSender<(String, Vec<u8>)>,
+        requeued: &mut mpsc::UnboundedReceiver<(String, Vec<u8>)>,
+        waiting: &mut Backlog,
+        backoff: &mut Backoff,
+    ) -> RedisResult<()> {
+        let (mut sink, mut messages) = self.url.subscriber().await?.split();
+        let names: Vec<&str> = self
+            .channels
+            .iter()
+            .map(|(channel, _)| channel.as_str())
+            .collect();
+        sink.psubscribe(&names).await?;
+        backoff.reset();
+        loop {
+            let room = !waiting.is_empty() && self.claims.room().0 > 0;
+            tokio::select! {
+                // The subscription is always read: what it holds back has no bound.
+                Ok(permit) = self.deliveries.reserve(), if room => {
+                    if let Some(delivery) = waiting.next().and_then(|next| self.delivery(next, again)) {
+                        permit.send(delivery);
+                    }
+                }
+                message = messages.next() => {
+                    let Some(message) = message else { return Ok(()) };
+                    let pattern: String = message.get_pattern().unwrap_or_default();
+                    let queues = self.channels.iter().filter(|(channel, _)| *channel == pattern);
+                    for (_, queue) in queues {
+                        waiting.add(queue.clone(), message.get_payload_bytes().to_vec());
+                    }
+                }
+                Some((queue, text)) = requeued.recv() => waiting.add(queue, text),
+                () = self.claims.fanout_room_changed(), if !waiting.is_empty() && !room => {}
+            }
+        }
+    }
+
+    fn delivery(
+        &self,
+        (queue, text): (String, Vec<u8>),
+        again: &mpsc::UnboundedSender<(String, Vec<u8>)>,
+    ) -> Option<Delivery> {
+        let opened = match envelope::open(&text) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let text = String::from_utf8_lossy(&text);
+                tracing::error!("Dropped a message that cannot be read: {error}: {}", cut(&text));
+                return None;
+            }
+        };
+        let number = self.claims.hold_unrecorded();
+        let (claims, again) = (Arc::clone(&self.claims), again.clone());
+        let back = (queue.clone(), text);
+        let receipt = Receipt::new(move |verdict| {
+            if claims.forget(number) && verdict == (Verdict::Reject { requeue: true }) {
+                let (queue, text) = back;
+                let text = envelope::mark_redelivered(&String::from_utf8_lossy(&text));
+                // Nobody listens any more when the worker stops, and then the message is gone.
+                let _ = again.send((queue, text.into_bytes()));
+            }
+        });
+        Some(Delivery {
+            message: opened.message,
+            queue,
+            route: opened.route,
+            redelivered: opened.redelivered,
+            receipt: self.claims.tied(number, receipt),
+        })
+    }
+}
+
+/// Messages that wait for room.
+#[derive(Default)]
+struct Backlog {
+    messages: VecDeque<(String, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Backlog {
+    fn add(&mut self, queue: String, text: Vec<u8>) {
+        if self.bytes + text.len() > BACKLOG && !self.messages.is_empty() {
+            tracing::error!("Dropped a message of queue {queue:?}: too many wait, and pub/sub keeps none");
+            return;
+        }
+        self.bytes += text.len();
+        self.messages.push_back((queue, text));
+    }
+
+    fn next(&mut self) -> Option<(String, Vec<u8>)> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= message.1.len();
+        Some(message)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backlog_is_bounded_in_bytes_and_takes_one_message_of_any_size() {
+        let mut backlog = Backlog::default();
+        backlog.add("q".into(), vec![0; BACKLOG + 1]);
+        backlog.add("q".into(), vec![0; 1]);
+        assert_eq!(backlog.messages.len(), 1);
+        assert_eq!(backlog.next().map(|(_, text)| text.len()), Some(BACKLOG + 1));
+        assert_eq!(backlog.bytes, 0);
+        backlog.add("q".into(), vec![0; 1]);
+        assert!(!backlog.is_empty());
+    }
+}
