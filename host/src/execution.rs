@@ -189,11 +189,16 @@ impl Execution {
 
     /// Waits until the task may run, unless it is revoked, the worker stops, or the message is lost.
     async fn admit(&self, task: &Task, lost: impl Future<Output = ()> + Send) -> Result<Grant, Stopped> {
-        tokio::select! {
+        let admitted = tokio::select! {
             biased;
             () = self.shutdown.reached(Stage::Warm) => Err(Stopped::ShuttingDown),
             () = lost => Err(Stopped::Forgotten),
             admitted = self.wait(task) => admitted,
+        };
+        // A task that a cold shutdown ends frees its slot for one that was not woken by that shutdown yet.
+        match admitted {
+            Ok(_) if self.shutdown.stage() >= Stage::Warm => Err(Stopped::ShuttingDown),
+            admitted => admitted,
         }
     }
 
