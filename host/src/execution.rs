@@ -287,7 +287,10 @@ impl Execution {
             return std::future::pending().await;
         };
         lost.await;
-        if self.options.cancel_on_connection_loss && task.plan.acks_late {
+        if !task.plan.acks_late {
+            // Whether its acknowledgement arrived is not known.
+            self.known.done_unacked(&task.request);
+        } else if self.options.cancel_on_connection_loss {
             return;
         }
         let _stale = self.prefetch.count(Counted::Stale);
