@@ -92,6 +92,100 @@ def results(names):
         assert bad.traceback, form
 
 
+def cases(number):
+    """Random values in every form that Python's serializers have for them, each with the JSON that it means."""
+    import pickle
+    import random
+
+    import msgpack
+    import yaml
+    from kombu.utils import json as kombu_json
+
+    chance = random.Random(7)
+    words = ["yes", "no", "on", "~", "null", "010", "1_0", "0x1f", "1:30", "1e3", "1.", ".5", "-.inf", "<<", "=", "2026-11-21",
+        "2026-11-21 10:00:00", "- a", "a: b", "#", "&a", "*a", "!t", "%", "@", "`", "'", '"', "\\", " x ", "a\nb\n", "\t",
+        "ünï\u2028🦀", "x" * 200, "", "?", "|", ">", "[", "{", ",", "\x85", "\ufeffx", "---", "..."]
+    edges = [0, 1, -1, 255, 256, 65535, 65536, 2**31, -(2**31) - 1, 2**63 - 1, -(2**63), 1e-7, 1e16, 1.5, -0.0, 1e300, 5e-324]
+
+    def scalar(kind):
+        common = [None, True, False, chance.choice(edges), chance.random(), chance.choice(words)]
+        own = {
+            "json": BYTES + DATES + OTHERS,
+            "yaml": BYTES + DATES,
+            "msgpack": BYTES,
+            "pickle": BYTES + DATES + OTHERS + [b"", bytearray(b"x"), datetime.timedelta(-1, 2, 3)],
+        }
+        return chance.choice(common + own[kind])
+
+    def value(kind, depth=0):
+        shape = chance.random() if depth < 4 else 1
+        if shape < 0.3:
+            return [value(kind, depth + 1) for _ in range(chance.randrange(5))]
+        if shape < 0.5:
+            return {chance.choice(words): value(kind, depth + 1) for _ in range(chance.randrange(5))}
+        if shape < 0.55 and kind in ("pickle", "yaml"):
+            # YAML writes the elements of a set in another order.
+            return {chance.choice(words) for _ in range(chance.randrange(4 if kind == "pickle" else 2))}
+        if shape < 0.6 and kind == "pickle":
+            return (value(kind, depth + 1), frozenset([1]), {2: {3.5: None}, False: b"\xfe"})
+        if shape < 0.65:
+            shared = value(kind, depth + 1)
+            return [shared, shared]
+        return scalar(kind)
+
+    def meant(value):
+        """As the contract says that it arrives."""
+        if isinstance(value, dict):
+            return {(key.decode() if isinstance(key, bytes) else key): meant(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [meant(item) for item in value]
+        if isinstance(value, datetime.timedelta):
+            return value.total_seconds()
+        if isinstance(value, bytearray):
+            return bytes(value)
+        return value
+
+    made = []
+    for _ in range(int(number)):
+        for kind in SERIALIZERS:
+            sent = value(kind)
+            if kind == "json":
+                bodies = [kombu_json.dumps([[sent], {}, {}]).encode()]
+            elif kind == "msgpack":
+                bodies = [msgpack.packb([[sent], {}, {}], use_bin_type=True)]
+            elif kind == "pickle":
+                # UUIDs in the oldest protocols name `object`, which is not read.
+                protocols = range(2 if "UUID(" in repr(sent) else 0, 6)
+                bodies = [pickle.dumps(([sent], {}, {}), protocol) for protocol in protocols]
+                bodies.append(pickle._dumps(([sent], {}, {}), chance.choice(protocols)))
+            else:
+                styles = [{}, {"default_flow_style": True}, {"default_style": '"'}, {"default_style": "'", "width": 20}]
+                styles += [{"default_style": "|"}, {"canonical": True}, {"indent": 7, "explicit_start": True}]
+                bodies = [yaml.safe_dump([[sent], {}, {}], **style).encode() for style in styles]
+                # What PyYAML reads decides.
+                sent = yaml.safe_load(bodies[0])[0][0]
+            content_type, _, _ = registry._encoders[kind][:3]
+            for body in bodies:
+                text = kombu_json.dumps(meant(sent))
+                made.append([content_type, base64.b64encode(body).decode(), text])
+    # What a plain scalar is, is the larger part of YAML 1.1.
+    for _ in range(int(number) * 20):
+        length = chance.randrange(1, 9)
+        plain = "".join(chance.choice("0123456789-+._:eExobTZ ~infa") for _ in range(length)).strip()
+        plain = chance.choice([plain, f"2026-1{plain}", f"2026-11-21 10:{plain}", f"{plain}:30", f"0x{plain}"])
+        try:
+            sent = yaml.safe_load(f"[{plain}]")
+            text = kombu_json.dumps(sent)
+        except (yaml.YAMLError, ValueError, OverflowError):
+            continue
+        is_scalar = len(sent) == 1 and not isinstance(sent[0], (list, dict))
+        # The parser of YAML 1.2 does not take a `-` before the bracket.
+        if is_scalar and not plain.endswith("-") and "Infinity" not in text and "NaN" not in text:
+            body = f"[[{plain}], {{}}, {{}}]".encode()
+            made.append(["application/x-yaml", base64.b64encode(body).decode(), text[1:-1]])
+    print(kombu_json.dumps(made))
+
+
 def certificates(folder):
     """Keys and certificates: `worker` and `client` trust each other, `stranger` nobody knows, `old` has expired."""
     from cryptography import x509

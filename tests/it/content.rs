@@ -1,5 +1,8 @@
 //! Serializers, compressions and signatures between real clients and the worker (contract sections 1.5 to 1.7, 5.2).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use celerybox::message::{Message, Properties, Route, request};
 use celerybox_tests::{Place, Worker, celerybox, eventually, python};
 use serde_json::{Value, json};
 use std::panic::AssertUnwindSafe;
@@ -22,6 +25,33 @@ fn every_serializer_with_every_compression_and_both_protocols() {
     let settings = json!({"accept_content": ACCEPT});
     let workers = [Worker::start(&place, &settings, &["-c", "4"])];
     content(&place, &workers, &["messages"]);
+}
+
+/// Random values as each serializer of Python's writes them, in all its styles and protocols.
+#[test]
+fn whatever_python_writes_is_read_as_what_it_means() {
+    let place = Place::files();
+    let cases = python(&place, "content.py", &["cases", "60"]);
+    let cases = cases.as_array().unwrap();
+    assert!(cases.len() > 900, "{}", cases.len());
+    for case in cases {
+        let [content_type, body, meant] = [0, 1, 2].map(|n| case[n].as_str().unwrap());
+        let body = BASE64.decode(body).unwrap();
+        let shown = String::from_utf8_lossy(&body).into_owned();
+        let message = Message {
+            headers: json!({"task": "t", "id": "i"}).as_object().cloned(),
+            properties: Properties {
+                content_type: Some(content_type.to_owned()),
+                ..Properties::default()
+            },
+            body,
+        };
+        let read = request::decode(message, Route::default(), false, &ACCEPT.map(str::to_owned));
+        let read = read.unwrap_or_else(|error| panic!("{content_type} {shown:?}: {error}"));
+        let read: Value = serde_json::from_str(read.body.args.get()).unwrap();
+        let meant: Value = serde_json::from_str(meant).unwrap();
+        assert_eq!(read[0], meant, "{content_type} {shown:?}");
+    }
 }
 
 /// Each form of results on a queue of its name.
