@@ -159,6 +159,10 @@ pub trait Broker: Send + Sync {
     /// Makes sure that `queue` exists and is bound, as a client does before it sends there (contract section 1.8).
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError>;
 
+    /// Throws away the messages of a queue that nobody has taken; how many (`--purge`). A queue that is not there
+    /// has none.
+    async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError>;
+
     /// Sends a message and waits until the broker has it: one attempt. [`send`] makes more.
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError>;
 

@@ -89,7 +89,7 @@ impl Run {
         };
         let definition = Arc::new(annotate(definition, &settings.task_annotations));
         let request = Arc::new(local_request(&definition.name, &self.args, &self.kwargs)?);
-        let plan = admit::plan(&request, &definition, &settings.task_defaults());
+        let plan = admit::plan(&request, &definition, &settings.task_defaults()?);
         let call = Call {
             request: Arc::clone(&request),
             definition: Arc::clone(&definition),

@@ -30,7 +30,7 @@ impl Settings {
             .map_err(|error| wrong(format!("--autoscale: {error}")))?;
         Ok(Options {
             hostname: hostname.into(),
-            defaults: self.task_defaults(),
+            defaults: self.task_defaults()?,
             publish_retry: self.publish_retry(),
             result_extended: self.result_extended,
             nameable: Arc::new(Nameable::with(self.allowed_exceptions.clone())),

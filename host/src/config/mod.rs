@@ -3,6 +3,7 @@
 //! Precedence: command line, environment, file, default. Unknown keys are errors.
 
 pub mod connect;
+pub mod content;
 pub mod elsewhere;
 mod execution;
 mod queues;
@@ -11,7 +12,6 @@ mod settings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::message::content::{Reader, Serializer, Writer};
 use crate::nearest::nearest;
 use crate::policy::admit::Defaults;
 use crate::policy::publish::RetryPolicy;
@@ -110,15 +110,11 @@ impl Settings {
             !self.task_default_queue.is_empty(),
             "task_default_queue: expected the name of a queue".into(),
         );
-        for name in &self.accept_content {
-            check(
-                Serializer::named(name).is_some(),
-                format!(
-                    "accept_content: {name:?} is no serializer; expected some of {}",
-                    Serializer::names()
-                ),
-            );
-        }
+        check(
+            self.limits.body >= self.limits.arguments,
+            "limits.body: expected at least limits.arguments, as arguments are a part of the body".into(),
+        );
+        wrong.extend(self.content().err().into_iter().flatten());
         wrong.extend(self.check_execution());
         if wrong.is_empty() {
             Ok(())
@@ -127,20 +123,13 @@ impl Settings {
         }
     }
 
-    /// The settings that each task may override.
-    pub fn task_defaults(&self) -> Defaults {
+    /// The settings that each task may override. Reads the files that `security_*` name.
+    pub fn task_defaults(&self) -> Result<Defaults, SettingsError> {
         let either = self.task_acks_on_failure_or_timeout;
-        Defaults {
-            reader: Reader {
-                accept: self
-                    .accept_content
-                    .iter()
-                    .filter_map(|name| Serializer::named(name))
-                    .collect(),
-                limit: self.limits.body,
-                trust: None,
-            },
-            writer: Writer::default(),
+        let content = self.content().map_err(SettingsError::Invalid)?;
+        Ok(Defaults {
+            reader: content.reader,
+            writer: content.writer,
             acks_late: self.task_acks_late,
             acks_on_failure: self.task_acks_on_failure.unwrap_or(either),
             acks_on_timeout: self.task_acks_on_timeout.unwrap_or(either),
@@ -152,7 +141,7 @@ impl Settings {
             time_limit: self.task_time_limit,
             soft_time_limit: self.task_soft_time_limit,
             longest: self.limits.time.map(|seconds| seconds as f64),
-        }
+        })
     }
 
     /// How long a message that cannot be sent is tried again.
@@ -230,7 +219,7 @@ mod tests {
     fn acks_on_failure_and_on_timeout_fall_back_to_their_common_setting() {
         let settings: Settings =
             toml::from_str("task_acks_on_failure_or_timeout = false\ntask_acks_on_failure = true").unwrap();
-        let defaults = settings.task_defaults();
+        let defaults = settings.task_defaults().unwrap();
         assert!(defaults.acks_on_failure);
         assert!(!defaults.acks_on_timeout);
     }

@@ -219,6 +219,56 @@ mod tests {
         assert_eq!(body[2]["callbacks"], json!([{"task": "cb"}]));
     }
 
+    /// As Celery does, in the serializer of the task or the settings, however the message came.
+    #[test]
+    fn new_arguments_are_written_as_the_task_or_the_retry_says() {
+        let mut request = request(json!({}));
+        let headers = request.message.headers.get_or_insert_default();
+        headers.insert("compression".into(), json!("application/zstd"));
+        let definition = Definition {
+            serializer: Some("yaml".into()),
+            ..Definition::default()
+        };
+        let plan = admit::plan(&request, &definition, &admit::Defaults::default());
+        let now = "2026-11-21T10:00:00Z".parse().unwrap();
+        let sent = |retry: Retry| message(&request, &plan, &retry, now).message;
+        let unchanged = sent(Retry::default());
+        assert_eq!(unchanged.body, request.message.body);
+        assert_eq!(unchanged.headers.unwrap()["compression"], "application/zstd");
+        let yaml = sent(Retry {
+            args: Some(r#"[{"__type__": "date", "__value__": "2026-11-21"}]"#.into()),
+            ..Retry::default()
+        });
+        assert_eq!(
+            yaml.properties.content_type.as_deref(),
+            Some("application/x-yaml")
+        );
+        assert!(!yaml.headers.unwrap().contains_key("compression"));
+        assert!(
+            yaml.body.starts_with(br#"[[!!timestamp "2026-11-21"], {}, {"#),
+            "{yaml:?}",
+            yaml = yaml.body
+        );
+        let asked = sent(Retry {
+            options: json!({"serializer": "msgpack", "compression": "gzip"})
+                .as_object()
+                .cloned()
+                .unwrap(),
+            ..Retry::default()
+        });
+        assert_eq!(asked.properties.content_encoding.as_deref(), Some("binary"));
+        assert_eq!(asked.headers.unwrap()["compression"], "application/x-gzip");
+        // There is no key to sign with.
+        let unsigned = sent(Retry {
+            options: json!({"serializer": "auth"}).as_object().cloned().unwrap(),
+            ..Retry::default()
+        });
+        assert_eq!(
+            unsigned.properties.content_type.as_deref(),
+            Some("application/json")
+        );
+    }
+
     #[test]
     fn a_task_may_lower_its_limit_but_not_raise_it() {
         let request = request(json!({"timelimit": [30, 10]}));

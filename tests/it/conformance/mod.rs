@@ -60,6 +60,7 @@ macro_rules! conformance {
             messages: everything_arrives_as_it_was_sent;
             messages: the_order_is_kept;
             messages: a_queue_that_nobody_consumes_keeps_its_messages;
+            messages: a_purged_queue_is_empty;
             messages: several_queues_at_once;
             messages: ten_thousand_messages;
             messages: garbage_does_not_stop_the_stream;

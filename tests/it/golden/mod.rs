@@ -4,6 +4,7 @@
 
 mod cases;
 mod requests;
+mod signed;
 mod unusable;
 
 use std::collections::BTreeMap;
