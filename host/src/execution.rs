@@ -409,7 +409,7 @@ impl Execution {
             () = self.shutdown.reached(Stage::Cold) => false,
         };
         if is_drained && let Some(receipt) = receipt {
-            receipt.reject(true);
+            receipt.give_back();
         }
     }
 

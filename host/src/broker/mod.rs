@@ -48,6 +48,8 @@ pub enum Verdict {
         /// Put it back on its queue.
         requeue: bool,
     },
+    /// It was never begun; it goes back to its place in the queue, as when the broker closes.
+    GiveBack,
 }
 
 /// The right to settle one delivery. Settling consumes it, so that nothing is settled twice.
@@ -85,6 +87,11 @@ impl Receipt {
     /// Refuses the message.
     pub fn reject(self, requeue: bool) {
         (self.settle)(Verdict::Reject { requeue });
+    }
+
+    /// Gives the message back unbegun. Only once [`Broker::cancel`] is done, or it comes again at once.
+    pub fn give_back(self) {
+        (self.settle)(Verdict::GiveBack);
     }
 
     /// Whether the message belongs to this worker no more: its connection is gone.
