@@ -136,6 +136,68 @@ fn options_are_read_from_the_environment_and_the_command_line_comes_first() {
     ];
     assert!(check(&[], &both).contains("redis://first"));
     assert!(check(&["-c", "9"], &environment).contains("concurrency:    9\n"));
+    let urls = [
+        ("CELERY_BROKER_READ_URL", "redis://one"),
+        ("CELERY_BROKER_WRITE_URL", "redis://two"),
+        ("CELERY_RESULT_BACKEND", "redis://:secret@three"),
+    ];
+    let out = check(&[], &urls);
+    for url in [
+        "taken from:     redis://one",
+        "sent to:        redis://two",
+        "result backend: redis://:**@three",
+    ] {
+        assert!(out.contains(url), "{out}");
+    }
+}
+
+/// On a terminal a warning has a colour, unless somebody does not want it.
+#[test]
+fn colours_can_be_switched_off() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("celerybox.toml"), "worker_pool = 'solo'").unwrap();
+    let arithmetic = tasks().join("arithmetic.wasm");
+    let on_a_terminal = |more: &str, no_color: &str| {
+        let line = format!(
+            "{} {more} check --tasks {}",
+            celerybox().display(),
+            arithmetic.display()
+        );
+        let mut script = Command::new("script");
+        script
+            .args(["-qec", &line, "/dev/null"])
+            .env("NO_COLOR", no_color);
+        script
+            .current_dir(folder.path())
+            .env("XDG_CACHE_HOME", root().join(".build/cache"));
+        let (code, out, error) = output(&mut script);
+        assert_eq!(code, 0, "{out}{error}");
+        assert!(out.contains("worker_pool has no effect"), "{out}");
+        out.contains("\u{1b}[33m")
+    };
+    assert!(on_a_terminal("", ""));
+    assert!(!on_a_terminal("", "1"));
+    assert!(!on_a_terminal("-C", ""));
+}
+
+#[test]
+fn revoked_ids_are_kept_in_the_file_of_the_command_line() {
+    let place = Place::redis();
+    let file = place.folder().join("state");
+    let (mut worker, _) = banner(&place, &json!({}), &["-S", file.to_str().unwrap()]);
+    let ids = send(
+        &place,
+        "arithmetic.add",
+        1,
+        &json!([1, 1]),
+        &json!({"expires": -10}),
+    );
+    eventually("it is revoked", || {
+        place.results().count_state(&ids, "REVOKED") == 1
+    });
+    worker.signal(Signal::TERM);
+    worker.wait(std::time::Duration::from_secs(60));
+    assert!(std::fs::read_to_string(&file).unwrap().contains(&ids[0]));
 }
 
 #[test]
