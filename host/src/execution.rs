@@ -189,11 +189,16 @@ impl Execution {
 
     /// Waits until the task may run, unless it is revoked, the worker stops, or the message is lost.
     async fn admit(&self, task: &Task, lost: impl Future<Output = ()> + Send) -> Result<Grant, Stopped> {
-        tokio::select! {
+        let admitted = tokio::select! {
             biased;
             () = self.shutdown.reached(Stage::Warm) => Err(Stopped::ShuttingDown),
             () = lost => Err(Stopped::Forgotten),
             admitted = self.wait(task) => admitted,
+        };
+        // A task that a cold shutdown ends frees its slot for one that was not woken by that shutdown yet.
+        match admitted {
+            Ok(_) if self.shutdown.stage() >= Stage::Warm => Err(Stopped::ShuttingDown),
+            admitted => admitted,
         }
     }
 
@@ -282,7 +287,10 @@ impl Execution {
             return std::future::pending().await;
         };
         lost.await;
-        if self.options.cancel_on_connection_loss && task.plan.acks_late {
+        if !task.plan.acks_late {
+            // Whether its acknowledgement arrived is not known.
+            self.known.done_unacked(&task.request);
+        } else if self.options.cancel_on_connection_loss {
             return;
         }
         let _stale = self.prefetch.count(Counted::Stale);
@@ -401,7 +409,7 @@ impl Execution {
             () = self.shutdown.reached(Stage::Cold) => false,
         };
         if is_drained && let Some(receipt) = receipt {
-            receipt.reject(true);
+            receipt.give_back();
         }
     }
 

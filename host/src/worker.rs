@@ -88,7 +88,7 @@ fn ended(execution: &Execution) -> Ended {
 /// Puts back what was handed over and never looked at.
 fn give_back(mut deliveries: mpsc::Receiver<Delivery>) {
     while let Ok(delivery) = deliveries.try_recv() {
-        delivery.receipt.reject(true);
+        delivery.receipt.give_back();
     }
 }
 

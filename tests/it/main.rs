@@ -22,4 +22,5 @@ mod queues;
 mod readme;
 mod redis;
 mod sandbox;
+mod settings;
 mod shutdown;

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use celerybox_tests::{Place, Process, Signal, Worker, celerybox, eventually, root, tasks, venv_python};
+use celerybox_tests::{
+    Place, Process, Signal, Worker, celerybox, eventually, root, send, tasks, venv_python,
+};
 use rustix::process::{Pid, kill_process};
 use serde_json::{Value, json};
 
@@ -134,6 +136,68 @@ fn options_are_read_from_the_environment_and_the_command_line_comes_first() {
     ];
     assert!(check(&[], &both).contains("redis://first"));
     assert!(check(&["-c", "9"], &environment).contains("concurrency:    9\n"));
+    let urls = [
+        ("CELERY_BROKER_READ_URL", "redis://one"),
+        ("CELERY_BROKER_WRITE_URL", "redis://two"),
+        ("CELERY_RESULT_BACKEND", "redis://:secret@three"),
+    ];
+    let out = check(&[], &urls);
+    for url in [
+        "taken from:     redis://one",
+        "sent to:        redis://two",
+        "result backend: redis://:**@three",
+    ] {
+        assert!(out.contains(url), "{out}");
+    }
+}
+
+/// On a terminal a warning has a colour, unless somebody does not want it.
+#[test]
+fn colours_can_be_switched_off() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("celerybox.toml"), "worker_pool = 'solo'").unwrap();
+    let arithmetic = tasks().join("arithmetic.wasm");
+    let on_a_terminal = |more: &str, no_color: &str| {
+        let line = format!(
+            "{} {more} check --tasks {}",
+            celerybox().display(),
+            arithmetic.display()
+        );
+        let mut script = Command::new("script");
+        script
+            .args(["-qec", &line, "/dev/null"])
+            .env("NO_COLOR", no_color);
+        script
+            .current_dir(folder.path())
+            .env("XDG_CACHE_HOME", root().join(".build/cache"));
+        let (code, out, error) = output(&mut script);
+        assert_eq!(code, 0, "{out}{error}");
+        assert!(out.contains("worker_pool has no effect"), "{out}");
+        out.contains("\u{1b}[33m")
+    };
+    assert!(on_a_terminal("", ""));
+    assert!(!on_a_terminal("", "1"));
+    assert!(!on_a_terminal("-C", ""));
+}
+
+#[test]
+fn revoked_ids_are_kept_in_the_file_of_the_command_line() {
+    let place = Place::redis();
+    let file = place.folder().join("state");
+    let (mut worker, _) = banner(&place, &json!({}), &["-S", file.to_str().unwrap()]);
+    let ids = send(
+        &place,
+        "arithmetic.add",
+        1,
+        &json!([1, 1]),
+        &json!({"expires": -10}),
+    );
+    eventually("it is revoked", || {
+        place.results().count_state(&ids, "REVOKED") == 1
+    });
+    worker.signal(Signal::TERM);
+    worker.wait(std::time::Duration::from_secs(60));
+    assert!(std::fs::read_to_string(&file).unwrap().contains(&ids[0]));
 }
 
 #[test]
@@ -280,6 +344,120 @@ fn a_worker_runs_as_another_group() {
     let nogroup = nogroup.lines().find(|line| line.starts_with("nogroup:")).unwrap();
     let number = nogroup.split(':').nth(2).unwrap();
     assert_eq!(groups, [number; 4]);
+}
+
+/// A worker on the tasks' own Redis, with more options; what its banner says.
+fn banner(place: &Place, settings: &Value, arguments: &[&str]) -> (Worker, String) {
+    let mut command = Worker::command(place, settings);
+    let worker = Worker::run("celerybox worker", command.args(arguments));
+    let banner = worker.lines().join("\n");
+    (worker, banner)
+}
+
+#[test]
+fn queues_are_chosen_left_out_and_purged() {
+    let place = Place::redis();
+    let queues = json!({"task_queues": {"a": {}, "b": {}, "c": {}}});
+    let (worker, text) = banner(&place, &queues, &["-X", "b"]);
+    assert!(text.contains("queues:      a, c\n"), "{text}");
+    drop(worker);
+    let (worker, text) = banner(&place, &queues, &["-Q", "b,new"]);
+    assert!(text.contains("queues:      b, new\n"), "{text}");
+    drop(worker);
+
+    let strict = json!({"task_queues": {"mail": {}}, "task_create_missing_queues": false});
+    let mut command = Worker::command(&place, &strict);
+    let (code, _, error) = output(command.args(["-Q", "mial"]));
+    assert_eq!(code, 1);
+    assert!(error.contains("mial") && error.contains("mail"), "{error}");
+
+    let old = send(&place, "arithmetic.add", 3, &json!([1, 1]), &json!({}));
+    let (_worker, text) = banner(&place, &json!({}), &["--purge"]);
+    assert!(
+        text.contains("purge: Erased 3 messages from the queue celery."),
+        "{text}"
+    );
+    let new = send(&place, "arithmetic.add", 1, &json!([1, 1]), &json!({}));
+    eventually("the new one is done", || {
+        place.results().count_state(&new, "SUCCESS") == 1
+    });
+    assert_eq!(place.results().count_state(&old, "SUCCESS"), 0);
+}
+
+#[test]
+fn time_limits_are_given_on_the_command_line() {
+    let place = Place::redis();
+    let (_worker, _) = banner(
+        &place,
+        &json!({}),
+        &["--time-limit", "1.5", "--soft-time-limit", "0.5", "-c", "2"],
+    );
+    let soft = send(&place, "probe.soft", 1, &json!([]), &json!({}));
+    let hard = send(&place, "spin.forever", 1, &json!([]), &json!({}));
+    eventually("both are ended", || {
+        place.results().count_state(&soft, "SUCCESS") == 1
+            && place.results().count_state(&hard, "FAILURE") == 1
+    });
+    assert_eq!(place.results().stored(&soft)[0]["result"], "ended in good order");
+    let failure = &place.results().stored(&hard)[0]["result"];
+    assert_eq!(
+        failure,
+        &json!({"exc_type": "TimeLimitExceeded", "exc_message": [1.5], "exc_module": "billiard.exceptions"})
+    );
+}
+
+/// One slot: with a multiplier of 3 three messages are held, with 0 all of them, and one with no prefetch at all.
+#[test]
+fn the_prefetch_is_given_on_the_command_line() {
+    for (arguments, held) in [
+        (&["-c", "1", "--prefetch-multiplier", "3"][..], 3),
+        (&["-c", "1", "--prefetch-multiplier", "0"], 8),
+        (&["-c", "1", "--disable-prefetch"], 1),
+    ] {
+        let place = Place::redis();
+        let ids = send(&place, "probe.late", 8, &json!([0.6]), &json!({}));
+        let (_worker, _) = banner(&place, &json!({}), arguments);
+        eventually("as many messages are held as are allowed", || {
+            place.results().unacked() == held
+        });
+        eventually("all are done", || {
+            place.results().count_state(&ids, "SUCCESS") == 8
+        });
+    }
+}
+
+#[test]
+fn slots_come_with_the_work() {
+    let place = Place::redis();
+    let (mut worker, _) = banner(&place, &json!({}), &["--autoscale", "4,1"]);
+    let ids = send(&place, "probe.sleep", 4, &json!([1]), &json!({}));
+    worker.wait_for_line("Scaling up");
+    eventually("all are done", || {
+        place.results().count_state(&ids, "SUCCESS") == 4
+    });
+}
+
+#[test]
+fn it_works_in_the_folder_it_is_told_and_says_nothing_more_than_it_must() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("celerybox.toml"), "worker_concurrency = 5").unwrap();
+    let arithmetic = tasks().join("arithmetic.wasm");
+    let workdir = folder.path().to_str().unwrap();
+    let arguments = [
+        "check",
+        "--workdir",
+        workdir,
+        "--tasks",
+        arithmetic.to_str().unwrap(),
+    ];
+    let (code, out, error) = output(&mut command(Path::new("/"), &arguments));
+    assert_eq!(code, 0, "{error}");
+    assert!(out.contains("concurrency:    5\n"), "{out}");
+
+    let mut quiet = command(folder.path(), &["-q", "-C", "worker", "--tasks"]);
+    let mut worker = Process::start("celerybox worker", quiet.arg(&arithmetic), None);
+    worker.wait_for_line("ready.");
+    assert_eq!(worker.lines().len(), 1, "{:?}", worker.lines());
 }
 
 /// Every name of Celery's own table is known, so that a configuration shared with Python workers does not break.

@@ -70,6 +70,14 @@ impl Check {
                 .as_ref()
                 .map_or("embedded".into(), |urls| masked(&urls.to_string()))
         );
+        for (what, urls) in [
+            ("taken from:     ", &settings.broker_read_url),
+            ("sent to:        ", &settings.broker_write_url),
+        ] {
+            if let Some(urls) = urls {
+                println!("{what}{}", masked(&urls.to_string()));
+            }
+        }
         let backend = settings.result_backend.as_deref().map(masked);
         let none = if settings.broker_url.is_none() {
             "embedded"

@@ -14,7 +14,8 @@ use super::global::Global;
 use super::json_argument;
 use crate::message::{Message, Properties, Request, Route, request};
 use crate::outcome::{Nameable, Outcome, State};
-use crate::policy::admit;
+use crate::policy::annotate::annotate;
+use crate::policy::{admit, autoretry};
 use crate::sandbox::Call;
 
 /// Run one task of a component here and now, without a broker.
@@ -86,11 +87,12 @@ impl Run {
                     )
                 })?,
         };
+        let definition = Arc::new(annotate(definition, &settings.task_annotations));
         let request = Arc::new(local_request(&definition.name, &self.args, &self.kwargs)?);
-        let plan = admit::plan(&request, definition, &settings.task_defaults()?);
+        let plan = admit::plan(&request, &definition, &settings.task_defaults()?);
         let call = Call {
             request: Arc::clone(&request),
-            definition: Arc::clone(definition),
+            definition: Arc::clone(&definition),
             hostname: "celerybox-run".into(),
             time_limit: admit::seconds(plan.time_limit),
             soft_time_limit: admit::seconds(plan.soft_time_limit),
@@ -103,7 +105,9 @@ impl Run {
         };
         let run = component.run(call).await;
         eprint!("{}", run.output);
-        Ok(report(&definition.name, run.outcome))
+        let random = Uuid::new_v4().as_u64_pair().0;
+        let outcome = autoretry::apply(&request, &definition, run.outcome, random);
+        Ok(report(&definition.name, outcome))
     }
 }
 

@@ -212,6 +212,12 @@ impl Worker {
             .context("cannot follow signals")?;
         let broker = connect::broker(&settings)?;
         let backend = connect::backend(&settings, &broker)?;
+        if self.purge {
+            for queue in &queues {
+                let count = broker.purge(queue).await?;
+                eprintln!("purge: Erased {count} messages from the queue {}.", queue.name);
+            }
+        }
         let mut registry = super::load(&settings, most).await?;
         anyhow::ensure!(
             registry.names().next().is_some(),

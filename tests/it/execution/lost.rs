@@ -60,6 +60,21 @@ async fn a_task_that_runs_goes_on_and_does_not_run_again() {
     assert_eq!(lab.states("a"), ["SUCCESS", "SUCCESS"]);
 }
 
+/// Its acknowledgement may have been lost with the connection; it began here, and that is what was acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_acked_task_does_not_begin_again_while_it_runs() {
+    let lab = Lab::new(two_slots()).await;
+    let sent = lab.send("sleep", json!([600]), json!({"id": "a"}));
+    lab.running(1).await;
+    sent.lose_connection();
+    lab.until("the loss is seen", || lab.prefetch() == Some(4)).await;
+    let again = lab.send("sleep", json!([600]), json!({"id": "a", "redelivered": true}));
+    assert_eq!(again.done().await, ACK);
+    assert!(lab.states("a").is_empty(), "it ran again");
+    lab.worker.revoke("a", true);
+    sent.done().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_prefetch_grows_back_as_tasks_end() {
     let lab = Lab::new(two_slots()).await;

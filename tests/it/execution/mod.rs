@@ -51,6 +51,10 @@ impl Broker for Remembering {
         Ok(())
     }
 
+    async fn purge(&self, _: &Queue) -> Result<usize, BrokerError> {
+        Ok(0)
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         if self.refuses.load(Ordering::Relaxed) {
             return Err(BrokerError::Refused("nobody may send".into()));

@@ -71,6 +71,28 @@ async fn rate_limits_can_be_switched_off_and_have_a_default() {
     );
 }
 
+/// Contract section 3.4: tasks that wait for their ETA are held unacknowledged and raise the prefetch, up to a limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_that_wait_for_their_eta_raise_the_prefetch_up_to_the_limit() {
+    let options = Options {
+        eta_task_limit: Some(6),
+        ..Options::default()
+    };
+    let lab = Lab::new(options).await;
+    let later = || json!({"eta": "2100-01-01T00:00:00+00:00"});
+    let held: Vec<_> = (0..4).map(|_| lab.send("echo", json!([1]), later())).collect();
+    lab.until("all are held", || lab.worker.active.entries().len() == 4)
+        .await;
+    lab.until("they raise it", || lab.prefetch() == Some(6)).await;
+    assert!(held.iter().all(|sent| sent.verdict().is_none()));
+    assert_eq!(lab.send("echo", json!([1]), json!({})).done().await, ACK);
+    for sent in held {
+        sent.lose_connection();
+        assert_eq!(sent.done().await, None);
+    }
+    assert_eq!(*lab.broker.prefetch.lock().unwrap(), [5, 6, 5, 4]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_follow_the_work() {
     let autoscale = Autoscale {

@@ -39,7 +39,7 @@ async fn held_messages_go_back_at_once() {
     lab.until("all are here", || lab.worker.active.entries().len() == 3)
         .await;
     lab.worker.shutdown.advance(Stage::Warm);
-    let back = Some(Verdict::Reject { requeue: true });
+    let back = Some(Verdict::GiveBack);
     lab.until("they go back", || {
         sent[1..].iter().all(|sent| sent.verdict() == back)
     })
