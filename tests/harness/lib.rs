@@ -19,7 +19,7 @@ pub use broker::Place;
 pub use certificate::Certificate;
 pub use place::{celerybox, guests, root, tasks};
 pub use process::Process;
-pub use python::{check, interpreter_for, python, send};
+pub use python::{check, interpreter_for, python, python_with, send};
 pub use rabbitmq::{RabbitMq, Vhost};
 pub use redis::{Redis, RedisConnection, Reply};
 pub use rustix::process::Signal;

@@ -3,6 +3,10 @@
 mod conformance;
 mod connections;
 mod declarations;
+mod failover;
+mod policies;
+mod queues;
+mod quorum;
 mod raw;
 mod samples;
 

@@ -136,7 +136,9 @@ pub(crate) const PATIENT: RetryPolicy = RetryPolicy {
 /// Publishes messages `0` to `count - 1`, one after the other.
 pub(crate) async fn publish(broker: &dyn Broker, queue: &str, count: usize) {
     for n in 0..count {
-        send(broker, message(queue, &n.to_string()), &PATIENT).await.unwrap();
+        send(broker, message(queue, &n.to_string()), &PATIENT)
+            .await
+            .unwrap();
     }
 }
 
