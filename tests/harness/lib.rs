@@ -21,7 +21,7 @@ pub use place::{celerybox, guests, root, tasks};
 pub use process::Process;
 pub use python::{check, interpreter_for, python, python_with, send};
 pub use rabbitmq::{RabbitMq, Vhost};
-pub use redis::{Redis, RedisConnection, Reply};
+pub use redis::{Redis, RedisConnection, Reply, Sentinel};
 pub use rustix::process::Signal;
 pub use wait::{eventually, within};
 pub use worker::{PYTHON_WORKER, Worker, against_real_celery};

@@ -143,6 +143,6 @@ fn inline(value: &Value) -> String {
     };
     let fields = fields
         .iter()
-        .map(|(name, value)| format!("{name} = {}", inline(value)));
+        .map(|(name, value)| format!("{name:?} = {}", inline(value)));
     format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
 }

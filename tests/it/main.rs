@@ -16,5 +16,6 @@ mod load;
 mod queues;
 mod readme;
 mod redis;
+mod routing;
 mod sandbox;
 mod shutdown;

@@ -4,6 +4,7 @@ mod conformance;
 mod connections;
 mod declarations;
 mod failover;
+mod heartbeat;
 mod policies;
 mod queues;
 mod quorum;
