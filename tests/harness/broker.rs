@@ -105,6 +105,17 @@ impl Place {
         }
     }
 
+    /// The virtual host that holds the messages.
+    ///
+    /// # Panics
+    /// Where the messages are elsewhere.
+    pub fn vhost(&self) -> &Vhost {
+        match &self.broker {
+            Broker::Amqp(vhost) => vhost,
+            other => panic!("the broker is {other:?}"),
+        }
+    }
+
     /// The Redis that holds the messages.
     ///
     /// # Panics

@@ -20,6 +20,7 @@ mod settle;
 mod stream;
 mod table;
 mod target;
+mod trust;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
