@@ -300,6 +300,22 @@ impl Vhost {
             .collect()
     }
 
+    /// Closes the client connections of this virtual host that the management API knows of, as an operator can; how
+    /// many. It hears of a new one after some seconds.
+    pub fn close_connections(&self) -> usize {
+        let mut closed = 0;
+        for connection in self.server.list("connections") {
+            if let Some(name) = connection["name"].as_str()
+                && connection["vhost"] == self.name
+            {
+                let name = name.replace(' ', "%20").replace('>', "%3E");
+                self.server.request("DELETE", &format!("connections/{name}"), "");
+                closed += 1;
+            }
+        }
+        closed
+    }
+
     /// The exchanges of this virtual host by name, without RabbitMQ's own.
     pub fn exchanges(&self) -> Vec<Value> {
         let mut exchanges = self.server.list(&format!("exchanges/{}", self.name));
