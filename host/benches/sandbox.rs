@@ -106,6 +106,7 @@ impl Task {
                 time_limit: limit,
                 soft_time_limit: None,
                 ignore_result: false,
+                nameable: Arc::default(),
                 updates: Arc::clone(&self.updates),
             };
             let one = Instant::now();

@@ -113,6 +113,17 @@ pub fn not_registered(identity: &Identity, message: &Message, scene: Scene<'_>) 
     }
 }
 
+/// The state of a stored document; `None` for one that cannot be read.
+pub fn status(document: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Status {
+        status: String,
+    }
+    serde_json::from_str::<Status>(document)
+        .ok()
+        .map(|document| document.status)
+}
+
 /// STARTED, stored when a run begins (contract section 3.1, step 9).
 pub fn started(request: &Request, pid: u32, scene: Scene<'_>) -> StoredResult {
     let result = raw(json!({"pid": pid, "hostname": scene.hostname}).to_string());

@@ -1,31 +1,47 @@
 //! The way of a message: understand, admit, run, settle, apply. Start reading at [`handle`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::watch;
 use tracing::{error, info};
+use uuid::Uuid;
 
 use crate::backend::ResultBackend;
 use crate::broker::{self, Broker, BrokerError, Delivery, Receipt};
 use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
 use crate::message::{Message, Request, Unusable};
-use crate::outcome::{Outcome, State};
-use crate::policy::admit::{self, Admission, Defaults, Plan};
-use crate::policy::publish::RetryPolicy;
+use crate::outcome::{Failure, Outcome, Revocation, State};
+use crate::policy::admit::{self, Admission, Plan};
+use crate::policy::autoretry;
+use crate::policy::rate::Rate;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::{Call, Component, StateSink};
 use crate::settle::{self, Effect};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
+pub mod active;
+pub mod known;
+mod options;
+mod prefetch;
+pub mod rates;
 mod report;
+pub mod slots;
 
-/// What every message needs on its way.
+pub use options::{Bounds, Options};
+pub use prefetch::Prefetch;
+
+use active::{Active, Here, Progress};
+use known::Known;
+use prefetch::Counted;
+use rates::Rates;
+use slots::{Slot, Slots};
+
+/// What every message needs on its way. What can change while the worker runs has a handle of its own.
 pub struct Execution {
     /// The tasks of this worker.
     pub registry: Registry,
@@ -33,65 +49,67 @@ pub struct Execution {
     pub broker: Arc<dyn Broker>,
     /// Where outcomes go; without one nothing is stored.
     pub backend: Option<Arc<dyn ResultBackend>>,
-    /// `task_publish_retry_policy`: how long a message that a task sends waits for a broker that is away.
-    pub publish_retry: RetryPolicy,
-    /// The worker's settings for its tasks.
-    pub defaults: Defaults,
-    /// Node name.
-    pub hostname: Arc<str>,
-    /// `result_extended`.
-    pub result_extended: bool,
-    /// One permit for each task that may run at the same time.
-    pub slots: Arc<Semaphore>,
+    /// The settings.
+    pub options: Options,
+    /// The slots that tasks run in.
+    pub slots: Arc<Slots>,
     /// How many messages this worker may hold.
     pub prefetch: Prefetch,
+    /// The rate limits.
+    pub rates: Rates,
+    /// What is revoked, and what was done before.
+    pub known: Known,
+    /// The tasks that are here.
+    pub active: Arc<Active>,
     /// Whether the worker is stopping.
     pub shutdown: Shutdown,
+    /// True once no more messages come: what is given back from then on does not come again.
+    pub(crate) drained: watch::Sender<bool>,
 }
 
-/// A request that a component of this worker can run, with the right to settle its message.
+/// A request that a component of this worker can run.
 struct Task {
     request: Arc<Request>,
     definition: Arc<Definition>,
     component: Arc<Component>,
     plan: Plan,
-    receipt: Option<Receipt>,
+    here: Here,
 }
 
 /// Leave to run one task now. Only [`Execution::admit`] makes one, and it holds a slot.
 struct Grant {
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 /// Why a task was not admitted.
 enum Stopped {
-    /// It came too late.
-    Expired,
+    /// It is not to run, and ends like this.
+    Ended(Outcome),
     /// The worker is stopping; the message goes back.
     ShuttingDown,
+    /// The connection is gone, and the broker sends the message again.
+    Forgotten,
 }
 
 /// Handles one delivery from the first look at its headers to the last effect.
 pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
     let way = async {
-        let Some(mut task) = worker.understand(delivery).await else {
+        let Some((mut task, receipt)) = worker.understand(delivery).await else {
             return;
         };
-        let outcome = match worker.admit(&task.request).await {
-            Ok(grant) => worker.run(&mut task, grant).await,
-            Err(Stopped::Expired) => Outcome::Expired,
-            Err(Stopped::ShuttingDown) => return,
+        let (lost, mut receipt) = (receipt.lost(), Some(receipt));
+        let outcome = match worker.admit(&task, lost).await {
+            Ok(grant) => worker.run(&task, &mut receipt, grant).await,
+            Err(Stopped::Ended(outcome)) => outcome,
+            Err(Stopped::ShuttingDown) => return worker.give_back(receipt).await,
+            Err(Stopped::Forgotten) => return report::forgotten(&task.request),
         };
-        let effects = worker.settle(&task, outcome);
-        if let Err(error) = worker.apply(effects, &mut task.receipt).await {
-            // Celery gives up a retry that cannot be sent as Reject (contract section 3.6, step 5).
-            let reason = format!("the retry could not be sent: {error}");
-            let refused = Outcome::Reject {
-                reason: Some(reason),
-                requeue: false,
-            };
-            let effects = worker.settle(&task, refused);
-            let _ = worker.apply(effects, &mut task.receipt).await;
+        let failed = outcome.lost_reason();
+        let effects = worker.settle(&task, &receipt, outcome);
+        if let Err(error) = worker.apply(effects, &mut receipt, Some(&task.request)).await {
+            let outcome = settle::unsent(&mut task.plan, failed, &error);
+            let effects = worker.settle(&task, &receipt, outcome);
+            let _ = worker.apply(effects, &mut receipt, Some(&task.request)).await;
         }
     };
     if std::panic::AssertUnwindSafe(way).catch_unwind().await.is_err() {
@@ -100,8 +118,43 @@ pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
 }
 
 impl Execution {
+    /// Everything that the messages of a worker need.
+    pub fn new(
+        registry: Registry,
+        broker: Arc<dyn Broker>,
+        backend: Option<Arc<dyn ResultBackend>>,
+        options: Options,
+        active: Arc<Active>,
+        shutdown: Shutdown,
+    ) -> Self {
+        let limits = registry.definitions().map(|definition| {
+            let own = definition.rate_limit.as_deref().and_then(Rate::parse);
+            (definition.name.clone(), own.unwrap_or(options.rate_limit))
+        });
+        let rates = Rates::new(limits.filter(|_| !options.disable_rate_limits));
+        Self {
+            rates,
+            slots: Slots::new(options.concurrency, options.autoscale),
+            prefetch: Prefetch::new(Arc::clone(&broker), &options),
+            known: Known::new(&options),
+            active,
+            drained: watch::Sender::new(false),
+            registry,
+            broker,
+            backend,
+            options,
+            shutdown,
+        }
+    }
+
+    /// Revokes a task; with `terminate` it is also ended when it runs. Whether it does run.
+    pub fn revoke(&self, id: &str, terminate: bool) -> bool {
+        self.known.revoke(id);
+        terminate && self.active.terminate(id)
+    }
+
     /// From the message to a task of this worker. What cannot be run is settled here.
-    async fn understand(&self, delivery: Delivery) -> Option<Task> {
+    async fn understand(&self, delivery: Delivery) -> Option<(Task, Receipt)> {
         let Delivery {
             message,
             route,
@@ -109,64 +162,170 @@ impl Execution {
             receipt,
             queue: _,
         } = delivery;
-        let identity = match request::identify(&message) {
-            Ok(identity) => identity,
+        let (reader, now) = (&self.options.defaults.reader, Timestamp::now());
+        let recognized = match request::recognize(message, reader, now) {
+            Ok(recognized) => recognized,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
-        let Some((component, definition)) = self.registry.get(&identity.task) else {
-            return self.refuse_unregistered(&identity, &message, receipt).await;
+        let Some((component, definition)) = self.registry.get(&recognized.identity.task) else {
+            return self
+                .refuse_unregistered(&recognized.identity, &recognized.message, receipt)
+                .await;
         };
-        let request = match request::decode(message, route, redelivered, &self.defaults.accept_content) {
+        let request = match recognized.decode(route, redelivered, reader, now) {
             Ok(request) => request,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
         info!("Task {}[{}] received", request.shown_name(), request.id);
-        let plan = admit::plan(&request, &definition, &self.defaults);
-        Some(Task {
+        let task = Task {
+            plan: admit::plan(&request, &definition, &self.options.defaults),
+            here: self.active.enter(&request.id, request.shown_name()),
             request: Arc::new(request),
             definition,
             component,
-            plan,
-            receipt: Some(receipt),
-        })
+        };
+        Some((task, receipt))
     }
 
-    /// Waits for the task's ETA and for a slot, unless it expires or the worker stops.
-    async fn admit(&self, request: &Request) -> Result<Grant, Stopped> {
-        let stopping = self.shutdown.reached(Stage::Warm);
-        tokio::pin!(stopping);
-        loop {
-            match admit::admit(request, Timestamp::now()) {
-                Admission::Run => break,
-                Admission::Expired => return Err(Stopped::Expired),
-                Admission::Hold(eta) => {
-                    let _held = self.prefetch.hold(&*self.broker);
-                    tokio::select! {
-                        () = &mut stopping => return Err(Stopped::ShuttingDown),
-                        () = tokio::time::sleep(until(eta)) => {}
-                    }
-                }
-            }
-        }
-        let slot = tokio::select! {
+    /// Waits until the task may run, unless it is revoked, the worker stops, or the message is lost.
+    async fn admit(&self, task: &Task, lost: impl Future<Output = ()> + Send) -> Result<Grant, Stopped> {
+        let admitted = tokio::select! {
             biased;
-            () = &mut stopping => return Err(Stopped::ShuttingDown),
-            slot = Arc::clone(&self.slots).acquire_owned() => slot,
+            () = self.shutdown.reached(Stage::Warm) => Err(Stopped::ShuttingDown),
+            () = lost => Err(Stopped::Forgotten),
+            admitted = self.wait(task) => admitted,
         };
-        match (slot, admit::admit(request, Timestamp::now())) {
-            (_, Admission::Expired) => Err(Stopped::Expired),
-            (Ok(slot), _) => Ok(Grant { _slot: slot }),
-            (Err(_closed), _) => Err(Stopped::ShuttingDown),
+        // A task that a cold shutdown ends frees its slot for one that was not woken by that shutdown yet.
+        match admitted {
+            Ok(_) if self.shutdown.stage() >= Stage::Warm => Err(Stopped::ShuttingDown),
+            admitted => admitted,
+        }
+    }
+
+    /// The order of contract section 3.1: revoked, ETA, rate limit, slot, and revoked once more.
+    async fn wait(&self, task: &Task) -> Result<Grant, Stopped> {
+        let request = &*task.request;
+        let revoked = |why| Stopped::Ended(Outcome::Revoked(why));
+        if let Some(why) = self.known.test_at_receipt(request) {
+            return Err(revoked(why));
+        }
+        while let Admission::Hold(eta) = admit::admit(request, Timestamp::now()) {
+            task.here.at(Progress::Scheduled);
+            let _held = self.prefetch.count(Counted::Eta);
+            tokio::time::sleep(until(eta)).await;
+        }
+        if admit::admit(request, Timestamp::now()) == Admission::Overflow {
+            let failure = Failure::new("builtins", "OverflowError", "date value out of range");
+            report::overflow(request);
+            return Err(Stopped::Ended(Outcome::Refused(failure)));
+        }
+        if self.rates.is_limited(&request.task) {
+            task.here.at(Progress::Received);
+            let _held = self.prefetch.count(Counted::Limited);
+            self.rates.turn(&request.task).await;
+        }
+        task.here.at(Progress::Reserved);
+        self.scale(true);
+        let slot = self.slots.acquire().await;
+        match self.known.test_before_run(request) {
+            Some(why) => Err(revoked(why)),
+            None => Ok(Grant { _slot: slot }),
+        }
+    }
+
+    /// Adapts the slots to the work (contract section 3.12); `received`: a task came.
+    pub(crate) fn scale(&self, received: bool) {
+        if self.slots.autoscale().is_some() {
+            self.slots.scale(self.active.reserved(), received);
         }
     }
 
     /// Runs the task in a sandbox, acknowledging first unless it asked for late acks.
-    async fn run(&self, task: &mut Task, _grant: Grant) -> Outcome {
-        if !task.plan.acks_late
-            && let Some(receipt) = task.receipt.take()
-        {
-            receipt.ack();
+    async fn run(&self, task: &Task, receipt: &mut Option<Receipt>, _grant: Grant) -> Outcome {
+        task.here.at(Progress::Active);
+        if self.is_done(task).await {
+            return Outcome::Duplicate;
         }
+        let lost = receipt.as_ref().map(Receipt::lost);
+        let _acked = receipt.take_if(|_| !task.plan.acks_late).map(|receipt| {
+            receipt.ack();
+            self.prefetch.count(Counted::Acked)
+        });
+        self.store_started(task).await;
+        let ended = tokio::select! {
+            biased;
+            () = self.shutdown.reached(Stage::Cold) => Err(Outcome::Cancelled),
+            () = task.here.terminated() => Err(Outcome::Revoked(Revocation::Terminated)),
+            () = self.connection_lost(task, lost) => {
+                // The broker sends the message again; this one cannot be settled.
+                *receipt = None;
+                Err(Outcome::Cancelled)
+            }
+            run = task.component.run(self.call(task)) => Ok(run),
+        };
+        match ended {
+            Ok(mut run) => {
+                let random = Uuid::new_v4().as_u64_pair().0;
+                run.outcome = autoretry::apply(&task.request, &task.definition, run.outcome, random);
+                report::finished(&task.request, &run);
+                if self.options.deduplicate && matches!(run.outcome, Outcome::Success(_)) {
+                    self.known.succeeded(&task.request);
+                }
+                run.outcome
+            }
+            Err(outcome) => {
+                report::ended(&task.request, &outcome);
+                outcome
+            }
+        }
+    }
+
+    /// Watches the connection of a task that runs (contract section 3.13). Ends only when the task has to end with it;
+    /// as a rule it goes on, and until it ends fewer messages are held.
+    async fn connection_lost(&self, task: &Task, lost: Option<impl Future<Output = ()> + Send>) {
+        let Some(lost) = lost else {
+            return std::future::pending().await;
+        };
+        lost.await;
+        if !task.plan.acks_late {
+            // Whether its acknowledgement arrived is not known.
+            self.known.done_unacked(&task.request);
+        } else if self.options.cancel_on_connection_loss {
+            return;
+        }
+        let _stale = self.prefetch.count(Counted::Stale);
+        std::future::pending().await
+    }
+
+    /// Whether the task was done before, so that it only needs its acknowledgement (contract sections 3.9 and 3.13).
+    async fn is_done(&self, task: &Task) -> bool {
+        let request = &*task.request;
+        if self.known.was_done_unacked(request) {
+            report::done_before(request, "its acknowledgement was lost with its connection");
+            return true;
+        }
+        if !(self.options.deduplicate && task.plan.acks_late && request.redelivered) {
+            return false;
+        }
+        if self.known.has_succeeded(request) {
+            report::done_before(request, "Task already completed successfully.");
+            return true;
+        }
+        let Some(backend) = &self.backend else {
+            return false;
+        };
+        let Ok(Some(stored)) = backend.fetch(&request.id).await else {
+            return false;
+        };
+        let succeeded = document::status(&stored).as_deref() == Some(State::Success.as_str());
+        if succeeded {
+            self.known.succeeded(request);
+            report::done_before(request, "Task already completed successfully.");
+        }
+        succeeded
+    }
+
+    async fn store_started(&self, task: &Task) {
         if task.plan.track_started
             && let Some(backend) = &self.backend
         {
@@ -175,52 +334,43 @@ impl Execution {
                 error!("cannot store STARTED of {}: {error}", task.request.id);
             }
         }
-        let call = Call {
+    }
+
+    fn call(&self, task: &Task) -> Call {
+        Call {
             request: Arc::clone(&task.request),
             definition: Arc::clone(&task.definition),
-            hostname: Arc::clone(&self.hostname),
+            hostname: Arc::clone(&self.options.hostname),
             time_limit: admit::seconds(task.plan.time_limit),
             soft_time_limit: admit::seconds(task.plan.soft_time_limit),
             ignore_result: task.plan.ignore_result,
+            nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request),
-        };
-        tokio::select! {
-            biased;
-            () = self.shutdown.reached(Stage::Cold) => {
-                report::cancelled(&task.request);
-                Outcome::Cancelled
-            }
-            run = task.component.run(call) => {
-                report::finished(&task.request, &run);
-                run.outcome
-            }
         }
     }
 
-    fn settle(&self, task: &Task, outcome: Outcome) -> Vec<Effect> {
-        if outcome == Outcome::Expired {
-            info!(
-                "Discarding revoked task: {}[{}]",
-                task.request.shown_name(),
-                task.request.id
-            );
-        }
+    fn settle(&self, task: &Task, receipt: &Option<Receipt>, outcome: Outcome) -> Vec<Effect> {
         settle::settle(
             &task.request,
             &task.plan,
             outcome,
-            task.receipt.is_none(),
+            receipt.is_none(),
             self.scene(),
         )
     }
 
     /// Carries out effects in order. Only a message that cannot be sent is an error; a state that cannot be stored
     /// puts an unacknowledged message back, so that the task's result is not lost with it.
-    async fn apply(&self, effects: Vec<Effect>, receipt: &mut Option<Receipt>) -> Result<(), BrokerError> {
+    async fn apply(
+        &self,
+        effects: Vec<Effect>,
+        receipt: &mut Option<Receipt>,
+        request: Option<&Request>,
+    ) -> Result<(), BrokerError> {
         for effect in effects {
             match effect {
                 Effect::Publish(outgoing) => {
-                    broker::send(&*self.broker, outgoing, &self.publish_retry).await?;
+                    broker::send(&*self.broker, outgoing, &self.options.publish_retry).await?;
                 }
                 Effect::Store(result) => {
                     let Some(backend) = &self.backend else { continue };
@@ -234,6 +384,9 @@ impl Execution {
                 }
                 Effect::Ack => {
                     if let Some(receipt) = receipt.take() {
+                        if let Some(request) = request.filter(|_| receipt.is_lost()) {
+                            self.known.done_unacked(request);
+                        }
                         receipt.ack();
                     }
                 }
@@ -247,11 +400,24 @@ impl Execution {
         Ok(())
     }
 
-    async fn refuse(&self, reason: &Unusable, receipt: Receipt) -> Option<Task> {
+    /// Puts a message back that will not be run any more, once this worker takes no more of them.
+    async fn give_back(&self, receipt: Option<Receipt>) {
+        let mut drained = self.drained.subscribe();
+        let is_drained = tokio::select! {
+            drained = drained.wait_for(|drained| *drained) => drained.is_ok(),
+            // The broker gives back what is left when it closes.
+            () = self.shutdown.reached(Stage::Cold) => false,
+        };
+        if is_drained && let Some(receipt) = receipt {
+            receipt.give_back();
+        }
+    }
+
+    async fn refuse(&self, reason: &Unusable, receipt: Receipt) -> Option<(Task, Receipt)> {
         report::unusable(reason);
         // Nothing is sent here, so nothing can fail.
         let _ = self
-            .apply(vec![settle::unusable(reason)], &mut Some(receipt))
+            .apply(vec![settle::unusable(reason)], &mut Some(receipt), None)
             .await;
         None
     }
@@ -261,10 +427,10 @@ impl Execution {
         identity: &Identity,
         message: &Message,
         receipt: Receipt,
-    ) -> Option<Task> {
+    ) -> Option<(Task, Receipt)> {
         report::unregistered(identity);
         let effects = settle::not_registered(identity, message, self.scene());
-        let _ = self.apply(effects, &mut Some(receipt)).await;
+        let _ = self.apply(effects, &mut Some(receipt), None).await;
         None
     }
 
@@ -272,8 +438,8 @@ impl Execution {
     fn updates(&self, request: &Arc<Request>) -> StateSink {
         let request = Arc::clone(request);
         let backend = self.backend.clone();
-        let hostname = Arc::clone(&self.hostname);
-        let extended = self.result_extended;
+        let hostname = Arc::clone(&self.options.hostname);
+        let extended = self.options.result_extended;
         Arc::new(move |state: State, value| {
             let scene = Scene {
                 hostname: &hostname,
@@ -294,8 +460,8 @@ impl Execution {
 
     fn scene(&self) -> Scene<'_> {
         Scene {
-            hostname: &self.hostname,
-            extended: self.result_extended,
+            hostname: &self.options.hostname,
+            extended: self.options.result_extended,
             now: Timestamp::now(),
         }
     }
@@ -305,84 +471,4 @@ impl Execution {
 fn until(eta: Timestamp) -> Duration {
     let left = Duration::try_from(eta.duration_since(Timestamp::now())).unwrap_or_default();
     left.min(Duration::from_secs(3600))
-}
-
-/// The number of messages this worker may hold, and how it grows while tasks wait for their ETA, so that these do
-/// not starve the others (contract section 3.4).
-#[derive(Debug)]
-pub struct Prefetch {
-    base: u32,
-    limit: Option<u32>,
-    held: Arc<AtomicU32>,
-}
-
-impl Prefetch {
-    /// `base` is concurrency times multiplier, 0 for no limit; `limit` is `worker_eta_task_limit`.
-    pub fn new(base: u32, limit: Option<u32>) -> Self {
-        Self {
-            base,
-            limit,
-            held: Arc::default(),
-        }
-    }
-
-    /// The number without tasks that wait.
-    pub fn base(&self) -> u32 {
-        self.base
-    }
-
-    fn hold<'a>(&'a self, broker: &'a dyn Broker) -> Held<'a> {
-        self.held.fetch_add(1, Ordering::Relaxed);
-        let held = Held {
-            prefetch: self,
-            broker,
-        };
-        held.tell();
-        held
-    }
-
-    fn now(&self) -> u32 {
-        if self.base == 0 {
-            return 0;
-        }
-        let raised = self.base.saturating_add(self.held.load(Ordering::Relaxed));
-        self.limit
-            .map_or(raised, |limit| raised.min(limit.max(self.base)))
-    }
-}
-
-/// One task that waits for its ETA.
-struct Held<'a> {
-    prefetch: &'a Prefetch,
-    broker: &'a dyn Broker,
-}
-
-impl Held<'_> {
-    fn tell(&self) {
-        self.broker.set_prefetch(self.prefetch.now());
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.prefetch.held.fetch_sub(1, Ordering::Relaxed);
-        self.tell();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waiting_tasks_raise_the_prefetch_up_to_the_limit() {
-        let prefetch = Prefetch::new(8, Some(10));
-        prefetch.held.store(1, Ordering::Relaxed);
-        assert_eq!(prefetch.now(), 9);
-        prefetch.held.store(5, Ordering::Relaxed);
-        assert_eq!(prefetch.now(), 10);
-        let unlimited = Prefetch::new(0, None);
-        unlimited.held.store(5, Ordering::Relaxed);
-        assert_eq!(unlimited.now(), 0);
-    }
 }

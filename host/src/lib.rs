@@ -30,6 +30,7 @@ pub mod redis_url;
 pub mod sandbox;
 pub mod settle;
 pub mod shutdown;
+mod state_db;
 pub mod task;
 pub mod tls;
 pub mod worker;

@@ -1,5 +1,6 @@
 //! How a run ended, and what is stored of it (contract section 3.10).
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::message::JsonMap;
@@ -66,9 +67,28 @@ pub struct Failure {
     pub traceback: Option<String>,
 }
 
-/// Modules whose exceptions a task may name. A client resolves a name only in modules it has imported, and calls
+/// Which exceptions tasks may name: well-known ones, and those of the setting `allowed_exceptions`, by module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Nameable(BTreeMap<String, Vec<String>>);
+
+impl Nameable {
+    /// The well-known ones and these.
+    pub fn with(allowed: BTreeMap<String, Vec<String>>) -> Self {
+        Self(allowed)
+    }
+
+    fn allows(&self, module: &str, class: &str) -> bool {
+        let known = NAMEABLE
+            .iter()
+            .any(|(known, classes)| *known == module && classes.contains(&class));
+        let added = self.0.get(module);
+        known || added.is_some_and(|classes| classes.iter().any(|allowed| allowed == class))
+    }
+}
+
+/// Modules whose exceptions every task may name. A client resolves a name only in modules it has imported, and calls
 /// what it finds, so a task chooses among well-known exception classes and nothing else.
-const NAMEABLE: [(&str, &[&str]); 3] = [
+const NAMEABLE: [(&str, &[&str]); 4] = [
     (
         "builtins",
         &[
@@ -79,6 +99,7 @@ const NAMEABLE: [(&str, &[&str]); 3] = [
             "BlockingIOError",
             "BrokenPipeError",
             "BufferError",
+            "ChildProcessError",
             "ConnectionAbortedError",
             "ConnectionError",
             "ConnectionRefusedError",
@@ -91,6 +112,7 @@ const NAMEABLE: [(&str, &[&str]); 3] = [
             "FloatingPointError",
             "IOError",
             "ImportError",
+            "IndentationError",
             "IndexError",
             "InterruptedError",
             "IsADirectoryError",
@@ -110,6 +132,8 @@ const NAMEABLE: [(&str, &[&str]); 3] = [
             "RuntimeError",
             "StopIteration",
             "SyntaxError",
+            "SystemError",
+            "TabError",
             "TimeoutError",
             "TypeError",
             "UnboundLocalError",
@@ -132,6 +156,7 @@ const NAMEABLE: [(&str, &[&str]); 3] = [
         ],
     ),
     ("billiard.exceptions", &["SoftTimeLimitExceeded"]),
+    ("kombu.exceptions", &["EncodeError"]),
 ];
 
 impl Failure {
@@ -163,13 +188,10 @@ impl Failure {
     /// The error without a class name the task must not choose: the module goes, the name stays, so that the client
     /// makes up a class of that name (contract section 5.1).
     #[must_use]
-    pub fn with_nameable_class(mut self) -> Self {
-        let nameable = NAMEABLE.iter().any(|(module, classes)| {
-            self.exc_module.as_deref() == Some(*module) && classes.contains(&self.exc_type.as_str())
-        });
-        if !nameable {
-            self.exc_module = None;
-        }
+    pub fn with_nameable_class(mut self, nameable: &Nameable) -> Self {
+        self.exc_module = self
+            .exc_module
+            .filter(|module| nameable.allows(module, &self.exc_type));
         if !is_class_name(&self.exc_type) {
             self.exc_type = "Exception".into();
         }
@@ -183,7 +205,8 @@ impl Failure {
     }
 }
 
-fn is_class_name(text: &str) -> bool {
+/// Whether a text can be the name of an exception class.
+pub(crate) fn is_class_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 128
         && text.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.')
@@ -245,6 +268,28 @@ impl fmt::Display for Retry {
     }
 }
 
+/// Why a task was called off (contract section 3.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revocation {
+    /// It came after its `expires`.
+    Expired,
+    /// Its id or one of its stamps was revoked.
+    Revoked,
+    /// It was ended while it ran.
+    Terminated,
+}
+
+impl Revocation {
+    /// The argument of the stored `TaskRevokedError`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Revocation::Expired => "expired",
+            Revocation::Revoked => "revoked",
+            Revocation::Terminated => "terminated",
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -265,12 +310,26 @@ pub enum Outcome {
     },
     /// Celery's `Ignore`.
     Ignore,
-    /// It came after its `expires`.
-    Expired,
+    /// It was called off.
+    Revoked(Revocation),
+    /// It cannot be run: its ETA is no time.
+    Refused(Failure),
+    /// It was done before, and its message came again.
+    Duplicate,
     /// A cold shutdown ended it (contract section 3.14).
     Cancelled,
     /// The sandbox itself failed; not the task's doing.
     WorkerLost(String),
+}
+
+impl Outcome {
+    /// Why the sandbox failed, when it did.
+    pub fn lost_reason(&self) -> Option<String> {
+        match self {
+            Outcome::WorkerLost(reason) => Some(reason.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// One state of one task, ready to be stored.
@@ -303,9 +362,11 @@ mod tests {
     }
 
     #[test]
-    fn a_task_chooses_only_well_known_classes() {
+    fn a_task_chooses_only_well_known_and_allowed_classes() {
+        let allowed = BTreeMap::from([("shop.errors".to_owned(), vec!["NoFunds".to_owned()])]);
+        let nameable = Nameable::with(allowed);
         let named = |module: &str, class: &str| {
-            let failure = Failure::new(module, class, "x").with_nameable_class();
+            let failure = Failure::new(module, class, "x").with_nameable_class(&nameable);
             (failure.exc_module, failure.exc_type)
         };
         assert_eq!(
@@ -314,6 +375,11 @@ mod tests {
         );
         assert_eq!(named("builtins", "SystemExit"), (None, "SystemExit".into()));
         assert_eq!(named("os", "system"), (None, "system".into()));
+        assert_eq!(
+            named("shop.errors", "NoFunds"),
+            (Some("shop.errors".into()), "NoFunds".into())
+        );
+        assert_eq!(named("shop.errors", "Popen"), (None, "Popen".into()));
         assert_eq!(named("builtins", "eval('1')"), (None, "Exception".into()));
     }
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use crate::document::{self, Scene, error_map, null, raw, stored};
 use crate::message::request::Identity;
 use crate::message::{Message, Outgoing, Request, Unusable, retry};
-use crate::outcome::{Failure, Outcome, State, StoredResult};
+use crate::outcome::{Failure, Outcome, Retry, RetryWhen, State, StoredResult};
 use crate::policy::admit::Plan;
 
 /// One thing to do. Effects are carried out in order; after a store that failed, an unacknowledged message goes back
@@ -31,9 +31,10 @@ pub enum Effect {
 pub fn unusable(reason: &Unusable) -> Effect {
     match reason {
         Unusable::Undecodable(_) => Effect::Ack,
-        Unusable::UnknownFormat(_) | Unusable::Invalid(_) | Unusable::ContentDisallowed(_) => {
-            Effect::Reject { requeue: false }
-        }
+        Unusable::UnknownFormat(_)
+        | Unusable::Invalid(_)
+        | Unusable::ContentDisallowed(_)
+        | Unusable::TooLarge(_) => Effect::Reject { requeue: false },
     }
 }
 
@@ -41,6 +42,19 @@ pub fn unusable(reason: &Unusable) -> Effect {
 pub fn not_registered(identity: &Identity, message: &Message, scene: Scene<'_>) -> Vec<Effect> {
     let stored = document::not_registered(identity, message, scene);
     vec![Effect::Reject { requeue: false }, Effect::Store(stored)]
+}
+
+/// What becomes of a run whose message could not be sent: a lost one is settled without a retry, and any other retry is
+/// given up as `Reject` (contract sections 3.2 and 3.6, step 5). `lost` is the reason of a lost run.
+pub fn unsent(plan: &mut Plan, lost: Option<String>, error: &dyn std::fmt::Display) -> Outcome {
+    plan.retry_on_worker_lost = None;
+    match lost {
+        Some(reason) => Outcome::WorkerLost(reason),
+        None => Outcome::Reject {
+            reason: Some(format!("the retry could not be sent: {error}")),
+            requeue: false,
+        },
+    }
 }
 
 /// What an outcome means. `acked` tells whether the message was acknowledged before the run.
@@ -88,13 +102,14 @@ pub fn settle(
             let result = asked.exc.as_ref().map_or_else(null, error_map);
             let traceback = asked.exc.as_ref().and_then(|exc| exc.traceback.as_deref());
             let itself = json!([[request.id, null], null]);
+            let children = if plan.trail { vec![itself] } else { Vec::new() };
             let stored = (!plan.ignore_result).then(|| {
                 Effect::Store(stored(
                     request,
                     State::Retry,
                     &result,
                     traceback,
-                    &[itself],
+                    &children,
                     scene,
                 ))
             });
@@ -116,8 +131,10 @@ pub fn settle(
             [None, failed(&failure), ack_if(false, false)]
         }
         Outcome::Ignore => [None, None, ack_if(true, false)],
-        Outcome::Expired => {
-            let failure = Failure::new("celery.exceptions", "TaskRevokedError", "expired");
+        Outcome::Duplicate => [None, None, ack_if(true, false)],
+        Outcome::Refused(failure) => [None, failed(&failure), ack_if(false, false)],
+        Outcome::Revoked(why) => {
+            let failure = Failure::new("celery.exceptions", "TaskRevokedError", why.as_str());
             [
                 None,
                 store(plan.store_errors, State::Revoked, &error_map(&failure), None),
@@ -134,10 +151,23 @@ pub fn settle(
                 None,
             ]
         }
-        Outcome::WorkerLost(_) if !acked && plan.reject_on_worker_lost => [None, None, ack_if(false, true)],
         Outcome::WorkerLost(reason) => {
             let failure = Failure::new("billiard.exceptions", "WorkerLostError", reason);
-            [None, failed(&failure), ack_if(true, false)]
+            match plan.retry_on_worker_lost {
+                Some(delay) => {
+                    let retry = Retry {
+                        when: RetryWhen::Countdown(delay),
+                        ..Retry::default()
+                    };
+                    [
+                        Some(Effect::Publish(retry::message(request, plan, &retry, scene.now))),
+                        store(plan.store_errors, State::Retry, &error_map(&failure), None),
+                        ack_if(true, false),
+                    ]
+                }
+                None if !acked && plan.reject_on_worker_lost => [None, None, ack_if(false, true)],
+                None => [None, failed(&failure), ack_if(plan.acks_on_failure, false)],
+            }
         }
     };
     effects.into_iter().flatten().collect()
@@ -147,6 +177,7 @@ pub fn settle(
 mod tests {
     use super::*;
     use crate::message::request::fixture::request;
+    use crate::outcome::Revocation;
     use crate::policy::admit;
     use crate::task::Definition;
 
@@ -189,7 +220,7 @@ mod tests {
     /// Contract section 3.2: when what is acknowledged, and section 3.10: what is stored.
     #[test]
     fn every_ending_has_its_effects_in_the_contracts_order() {
-        let table: [(Outcome, &[&str], &[&str]); 11] = [
+        let table: [(Outcome, &[&str], &[&str]); 13] = [
             (
                 Outcome::Success("5".into()),
                 &["store SUCCESS"],
@@ -217,7 +248,17 @@ mod tests {
             ),
             (reject(true), &[], &["reject requeue=true"]),
             (Outcome::Ignore, &[], &["ack"]),
-            (Outcome::Expired, &["store REVOKED"], &["store REVOKED", "ack"]),
+            (
+                Outcome::Revoked(Revocation::Expired),
+                &["store REVOKED"],
+                &["store REVOKED", "ack"],
+            ),
+            (Outcome::Duplicate, &[], &["ack"]),
+            (
+                Outcome::Refused(failure()),
+                &["store FAILURE"],
+                &["store FAILURE", "reject requeue=false"],
+            ),
             (Outcome::Cancelled, &["store RETRY"], &[]),
             (
                 Outcome::WorkerLost("x".into()),
@@ -259,6 +300,54 @@ mod tests {
             ["store FAILURE", "reject requeue=true"]
         );
         assert_eq!(effects(Outcome::WorkerLost("x".into())), ["reject requeue=true"]);
+    }
+
+    /// Contract section 3.2, the row of the lost worker.
+    #[test]
+    fn a_lost_task_is_sent_again_when_that_is_asked_for_and_can_be_done() {
+        let request = request(json!({}));
+        let definition = Definition {
+            retry_on_worker_lost: Some(true),
+            reject_on_worker_lost: Some(true),
+            ..Definition::default()
+        };
+        let mut plan = plan(&request, definition);
+        let lost = || Outcome::WorkerLost("x".into());
+        let effects = |plan: &Plan| settle(&request, plan, lost(), false, scene());
+        let sent = effects(&plan);
+        assert_eq!(names(&sent), ["publish", "store RETRY", "ack"]);
+        let Effect::Publish(again) = &sent[0] else {
+            panic!("{sent:?}")
+        };
+        let headers = again.message.headers.clone().unwrap();
+        assert_eq!(headers["retries"], json!(1));
+        assert_eq!(headers["eta"], json!("2026-11-21T10:03:00+00:00"));
+        assert_eq!(unsent(&mut plan, Some("x".into()), &"away"), lost());
+        assert_eq!(names(&effects(&plan)), ["reject requeue=true"]);
+        assert!(matches!(
+            unsent(&mut plan, None, &"away"),
+            Outcome::Reject { requeue: false, reason: Some(reason) } if reason.contains("away")
+        ));
+    }
+
+    #[test]
+    fn without_trail_a_retry_has_no_children() {
+        let request = request(json!({}));
+        let children = |trail| {
+            let definition = Definition {
+                trail,
+                ..Definition::default()
+            };
+            let plan = plan(&request, definition);
+            let effects = settle(&request, &plan, Outcome::Retry(Box::default()), true, scene());
+            let Some(Effect::Store(stored)) = effects.into_iter().nth(1) else {
+                panic!("no state")
+            };
+            let meta: serde_json::Value = serde_json::from_str(&stored.meta).unwrap();
+            meta["children"].clone()
+        };
+        assert_eq!(children(None), json!([[["i1", null], null]]));
+        assert_eq!(children(Some(false)), json!([]));
     }
 
     /// Contract section 3.11.

@@ -39,6 +39,10 @@ pub struct Definition {
     pub acks_on_failure: Option<bool>,
     /// `acks_on_timeout`.
     pub acks_on_timeout: Option<bool>,
+    /// `reject_on_worker_lost`.
+    pub reject_on_worker_lost: Option<bool>,
+    /// `retry_on_worker_lost`.
+    pub retry_on_worker_lost: Option<bool>,
     /// `ignore_result`.
     pub ignore_result: Option<bool>,
     /// `store_errors_even_if_ignored`.
@@ -57,6 +61,27 @@ pub struct Definition {
     pub priority: Option<u8>,
     /// An error callback that takes `(request, exception, traceback)`.
     pub errback: bool,
+    /// Retries that the worker makes by itself.
+    pub autoretry: Option<Autoretry>,
+}
+
+/// Celery's `autoretry_for` and what belongs to it (contract section 3.6).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Autoretry {
+    /// `autoretry_for`: class names.
+    pub retry_for: Vec<String>,
+    /// `dont_autoretry_for`: class names.
+    pub except_for: Vec<String>,
+    /// `retry_backoff`, seconds.
+    pub backoff: Option<u32>,
+    /// `retry_backoff_max`, seconds.
+    pub backoff_max: u32,
+    /// `retry_jitter`.
+    pub jitter: bool,
+    /// `retry_kwargs`' `countdown`, seconds.
+    pub countdown: Option<f64>,
+    /// `retry_kwargs`' `max_retries`.
+    pub max_retries: Option<RetryLimit>,
 }
 
 impl Definition {

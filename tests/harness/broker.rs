@@ -19,6 +19,7 @@ pub struct Place {
 enum Broker {
     Redis(Redis),
     Amqp(Vhost),
+    OwnAmqp(RabbitMq),
     Filesystem,
 }
 
@@ -39,6 +40,19 @@ impl Place {
     /// Messages in RabbitMQ, results in Redis.
     pub fn amqp() -> Place {
         Place::new(Broker::Amqp(RabbitMq::vhost()), Backend::Redis(Redis::start()))
+    }
+
+    /// Messages in a Redis and results in another; the first keeps its data when it is restarted.
+    pub fn redis_durable() -> Place {
+        Place::new(
+            Broker::Redis(Redis::start_durable()),
+            Backend::Redis(Redis::start()),
+        )
+    }
+
+    /// Messages in a RabbitMQ of this test alone, results in Redis.
+    pub fn amqp_own() -> Place {
+        Place::new(Broker::OwnAmqp(RabbitMq::start()), Backend::Redis(Redis::start()))
     }
 
     /// Messages in RabbitMQ, results sent back to the client as messages (`rpc://`).
@@ -64,6 +78,7 @@ impl Place {
         match &self.broker {
             Broker::Redis(server) => server.url(),
             Broker::Amqp(vhost) => vhost.url(),
+            Broker::OwnAmqp(server) => server.url(),
             Broker::Filesystem => "filesystem://".to_owned(),
         }
     }
@@ -112,6 +127,16 @@ impl Place {
         }
     }
 
+    /// Ends the server of the messages in good order and starts it again; a folder needs none.
+    pub fn restart_broker(&mut self) {
+        match &mut self.broker {
+            Broker::Redis(server) => server.restart(),
+            Broker::OwnAmqp(server) => server.restart(),
+            Broker::Amqp(_) => panic!("other tests use this node"),
+            Broker::Filesystem => {}
+        }
+    }
+
     /// The Redis that holds the results.
     ///
     /// # Panics
@@ -140,11 +165,8 @@ impl Place {
     pub fn queue(&self) -> (i64, i64) {
         match &self.broker {
             Broker::Redis(server) => (server.list_length("celery"), server.unacked()),
-            Broker::Amqp(vhost) => {
-                let queue = vhost.queue("celery").unwrap_or_default();
-                let count = |name: &str| queue[name].as_i64().unwrap_or(-1);
-                (count("messages_ready"), count("messages_unacknowledged"))
-            }
+            Broker::Amqp(vhost) => counts(vhost.queue("celery")),
+            Broker::OwnAmqp(server) => counts(server.queue("celery")),
             Broker::Filesystem => {
                 let entries = std::fs::read_dir(self.data_dir().join("queue")).expect("the folder is there");
                 let names = entries.flatten().map(|entry| entry.file_name());
@@ -163,4 +185,11 @@ impl Place {
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
+}
+
+/// What the management API says of a queue: messages that wait, messages that are not acknowledged.
+fn counts(queue: Option<Value>) -> (i64, i64) {
+    let queue = queue.unwrap_or_default();
+    let count = |name: &str| queue[name].as_i64().unwrap_or(-1);
+    (count("messages_ready"), count("messages_unacknowledged"))
 }

@@ -17,7 +17,7 @@ mod worker;
 
 pub use broker::Place;
 pub use certificate::Certificate;
-pub use place::{celerybox, guests, root, tasks};
+pub use place::{celerybox, guests, root, tasks, venv_python};
 pub use process::Process;
 pub use python::{check, interpreter_for, python, python_with, send};
 pub use rabbitmq::{RabbitMq, Vhost};

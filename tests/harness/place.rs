@@ -30,7 +30,7 @@ pub fn guests() -> PathBuf {
 }
 
 /// The interpreter of the environment with real Celery.
-pub(crate) fn venv_python() -> PathBuf {
+pub fn venv_python() -> PathBuf {
     existing(root().join(".build/venv/bin/python"), "make python")
 }
 

@@ -142,6 +142,13 @@ impl Process {
         }
     }
 
+    /// Sends a signal to the process and its children.
+    pub fn signal_group(&mut self, signal: Signal) {
+        if self.exit_status().is_none() {
+            let _ = rustix::process::kill_process_group(pid(&self.child), signal);
+        }
+    }
+
     /// `kill -9` of the process and all its children, and waits until it is gone.
     pub fn kill(&mut self) {
         if self.exit_status().is_none() {

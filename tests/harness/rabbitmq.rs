@@ -20,10 +20,11 @@ use crate::wait::within;
 pub struct RabbitMq {
     // The node is dropped before the mapper it is registered with.
     node: Process,
+    command: Command,
     _port_mapper: Process,
     ports: Ports,
     certificate: Certificate,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -142,25 +143,14 @@ impl RabbitMq {
         ] {
             command.env(name, value);
         }
-        let mut node = Process::start("rabbitmq-server", &mut command, Some(path));
-        within(Duration::from_secs(120), "RabbitMQ is ready or ends", || {
-            let ended = node.exit_status().is_some();
-            let ready = node
-                .lines()
-                .iter()
-                .any(|line| line.contains("Server startup complete"));
-            (ended || ready).then_some(())
-        });
-        if node.exit_status().is_some() {
-            eprintln!("rabbitmq-server ended:\n{}", node.lines().join("\n"));
-            return None;
-        }
+        let node = launch(&mut command, path)?;
         Some(RabbitMq {
             node,
+            command,
             _port_mapper: port_mapper,
             ports,
             certificate,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -179,14 +169,30 @@ impl RabbitMq {
         &self.certificate
     }
 
+    /// Ends the node in good order and starts it again on the same ports, with its durable queues.
+    ///
+    /// # Panics
+    /// Where it does not end or start.
+    pub fn restart(&mut self) {
+        self.node.signal_group(rustix::process::Signal::TERM);
+        self.node.wait(Duration::from_secs(120));
+        self.node = launch(&mut self.command, self.folder.path()).expect("rabbitmq-server starts again");
+    }
+
     /// Stops answering without closing connections (SIGSTOP), until [`RabbitMq::resume`].
     pub fn pause(&mut self) {
-        self.node.signal(rustix::process::Signal::STOP);
+        self.node.signal_group(rustix::process::Signal::STOP);
     }
 
     /// Answers again.
     pub fn resume(&mut self) {
-        self.node.signal(rustix::process::Signal::CONT);
+        self.node.signal_group(rustix::process::Signal::CONT);
+    }
+
+    /// What the management API says of a queue of the default virtual host.
+    pub fn queue(&self, queue: &str) -> Option<Value> {
+        let queues = self.list("queues/%2F").into_iter();
+        queues.into_iter().find(|found| found["name"] == queue)
     }
 
     /// Closes every client connection of the default virtual host, as an operator can.
@@ -227,6 +233,24 @@ impl RabbitMq {
         assert!(status.starts_with('2'), "{method} {path}: {answer}");
         content.to_owned()
     }
+}
+
+/// Starts a node and waits until it answers; `None` when it ends instead.
+fn launch(command: &mut Command, folder: &Path) -> Option<Process> {
+    let mut node = Process::start("rabbitmq-server", command, Some(folder));
+    within(Duration::from_secs(120), "RabbitMQ is ready or ends", || {
+        let ended = node.exit_status().is_some();
+        let ready = node
+            .lines()
+            .iter()
+            .any(|line| line.contains("Server startup complete"));
+        (ended || ready).then_some(())
+    });
+    if node.exit_status().is_some() {
+        eprintln!("rabbitmq-server ended:\n{}", node.lines().join("\n"));
+        return None;
+    }
+    Some(node)
 }
 
 impl Vhost {

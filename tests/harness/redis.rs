@@ -1,6 +1,6 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::wait::within;
 #[derive(Debug)]
 pub struct Redis {
     process: Process,
+    command: Command,
     port: u16,
     tls_port: u16,
     certificate: Certificate,
@@ -60,9 +61,14 @@ impl Reply {
 }
 
 impl Redis {
-    /// Starts a server and waits until it answers.
+    /// Starts a server and waits until it answers. Nothing is kept when it ends.
     pub fn start() -> Redis {
-        Redis::start_with(&[])
+        Redis::start_with(&["--appendonly", "no"])
+    }
+
+    /// Starts a server that finds its data again after [`Redis::restart`].
+    pub fn start_durable() -> Redis {
+        Redis::start_with(&["--appendonly", "yes"])
     }
 
     /// Starts a server that follows another one.
@@ -106,31 +112,30 @@ impl Redis {
             ("--tls-auth-clients", "no"),
             ("--unixsocket", "redis.sock"),
             ("--save", ""),
-            ("--appendonly", "no"),
             ("--daemonize", "no"),
         ] {
             command.arg(name).arg(value);
         }
         command.args(options);
-        let mut process = Process::start("redis-server", &mut command, Some(folder.path()));
-        within(Duration::from_secs(20), "redis-server is ready or ends", || {
-            let ended = process.exit_status().is_some();
-            let ready = process
-                .lines()
-                .iter()
-                .any(|line| line.contains("eady to accept connections"));
-            (ended || ready).then_some(())
-        });
-        if process.exit_status().is_some() {
-            return None;
-        }
+        let process = launch(&mut command, folder.path())?;
         Some(Redis {
             process,
+            command,
             port,
             tls_port,
             certificate,
             folder,
         })
+    }
+
+    /// Ends the server in good order and starts it again on the same ports.
+    ///
+    /// # Panics
+    /// Where it does not end or start.
+    pub fn restart(&mut self) {
+        self.process.signal(rustix::process::Signal::TERM);
+        self.process.wait(Duration::from_secs(60));
+        self.process = launch(&mut self.command, self.folder.path()).expect("redis-server starts again");
     }
 
     /// `redis://127.0.0.1:PORT/0`.
@@ -274,6 +279,20 @@ impl Sentinel {
     pub fn url(&self) -> String {
         format!("sentinel://127.0.0.1:{}", self.port)
     }
+}
+
+/// Starts a server and waits until it answers; `None` when it ends instead.
+fn launch(command: &mut Command, folder: &Path) -> Option<Process> {
+    let mut process = Process::start("redis-server", command, Some(folder));
+    within(Duration::from_secs(60), "redis-server is ready or ends", || {
+        let ended = process.exit_status().is_some();
+        let ready = process
+            .lines()
+            .iter()
+            .any(|line| line.contains("eady to accept connections"));
+        (ended || ready).then_some(())
+    });
+    process.exit_status().is_none().then_some(process)
 }
 
 /// A connection that stays open, for a test or benchmark that asks often.

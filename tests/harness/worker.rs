@@ -87,6 +87,11 @@ impl Worker {
         self.process.wait_for_line(text)
     }
 
+    /// The log lines so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.process.lines()
+    }
+
     /// How many log lines contain `text`.
     pub fn count_lines(&self, text: &str) -> usize {
         let lines = self.process.lines();

@@ -264,6 +264,92 @@ def garbage():
     apply()
 
 
+def retry_arguments():
+    """New arguments of a retry replace the inherited ones that name the same parameter, and no others."""
+    switched = app.send_task("probe.switch", kwargs={"x": 1, "y": 2, "args": [10]})
+    assert switched.get(timeout=LIMIT) == [10, 2]
+    switched = app.send_task("probe.switch", [1, 2], {"kwargs": {"y": 20}})
+    assert switched.get(timeout=LIMIT) == [1, 20]
+
+
+def max_retries_exceeded():
+    """Without an exception given, the error says which task it was, with its arguments."""
+    result = call("probe.exhausted")
+    error = expect.raises(MaxRetriesExceededError, lambda: result.get(timeout=LIMIT))
+    text = f"Can't retry probe.exhausted[{result.id}] args:() kwargs:{{}}"
+    assert str(error).replace("args:[]", "args:()") == text, str(error)
+
+
+def autoretry():
+    """Classes that are derived from a listed one are tried again; what is excepted, or not listed, is not."""
+    for exc_type in ("ConnectionRefusedError", "IndexError"):
+        assert call("probe.auto", exc_type).get(timeout=LIMIT) == 2
+    expect.raises(KeyError, lambda: call("probe.auto", "KeyError").get(timeout=LIMIT))
+    once = call("probe.auto", "ValueError")
+    error = expect.raises(ValueError, lambda: once.get(timeout=LIMIT))
+    assert error.args == ("try 0",), error.args
+
+
+def requeue():
+    """A message that was put back is delivered again, marked as such."""
+    assert call("probe.requeue").get(timeout=LIMIT) == "again"
+
+
+def late_timeout():
+    """`acks_on_timeout=False` puts the message of a task back that its hard limit ended."""
+    result = call("probe.late_timeout")
+    # Each time anew: the failure of the first run is stored too, and a result object keeps what it read.
+    expect.within(LIMIT, lambda: app.AsyncResult(result.id).state == states.SUCCESS)
+    assert app.AsyncResult(result.id).get(timeout=LIMIT) == "again"
+
+
+def late_failure():
+    """`acks_on_failure=False` refuses the message of a failed task for good: it fails once."""
+    expect.raises(ValueError, lambda: call("probe.late_fail").get(timeout=LIMIT))
+    apply()
+
+
+def soft_limit_ignored():
+    """A task that goes on after its soft limit has succeeded."""
+    result = app.send_task("probe.soft_ignored", [3], soft_time_limit=1, time_limit=30)
+    assert result.get(timeout=LIMIT) is True
+
+
+def eta():
+    """An ETA in the past is now, one that no clock reaches is a failure."""
+    past = datetime.now(timezone.utc) - timedelta(days=3)
+    assert call("arithmetic.add", 1, 1, eta=past).get(timeout=LIMIT) == 2
+    never = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-14)))
+    expect.raises(OverflowError, lambda: call("arithmetic.add", 1, 1, eta=never).get(timeout=LIMIT))
+
+
+def rate_limit():
+    """Two a second, one of them saved; other tasks do not wait for them."""
+    start = time.monotonic()
+    limited = [call("probe.limited", n) for n in range(5)]
+    assert call("arithmetic.add", 1, 1).get(timeout=LIMIT) == 2
+    assert [result.get(timeout=LIMIT) for result in limited] == list(range(5))
+    assert time.monotonic() - start >= 1.9, time.monotonic() - start
+
+
+def exceptions():
+    """A task names Python's own exceptions, and is not believed when it names anything else."""
+    for exc_type in (KeyError, PermissionError, ConnectionResetError):
+        result = call("probe.raise_from", "builtins", exc_type.__name__, "x")
+        error = expect.raises(exc_type, lambda: result.get(timeout=LIMIT))
+        assert type(error) is exc_type and error.args == ("x",), repr(error)
+    for module, name in (("os", "system"), ("builtins", "eval"), ("subprocess", "Popen"), ("", "X")):
+        error = expect.raises(Exception, lambda: call("probe.raise_from", module, name, "x").get(timeout=LIMIT))
+        assert type(error).__module__ == "celery.backends.base" and type(error).__name__ == name, repr(error)
+
+
+def large_result():
+    """A result that is too large is a failure that names the limit."""
+    assert len(call("probe.letters", 1_000_000).get(timeout=LIMIT)) == 1_000_000
+    error = expect.raises(ValueError, lambda: call("probe.letters", 1_100_000).get(timeout=LIMIT))
+    assert "limits.result" in str(error), str(error)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()
     print("true")

@@ -4,6 +4,7 @@ A client needs only `app`. The tasks below have the names, the arguments and the
 `tests/guests/`, so that a real Celery worker can stand beside celerybox, or in its place, in every test.
 """
 
+import builtins
 import json
 import os
 import time
@@ -124,3 +125,64 @@ def reject(reason):
 def ignore(self):
     self.update_state(state="BY_HAND", meta={"kept": True})
     raise Ignore()
+
+
+@app.task(name="probe.switch", bind=True)
+def switch(self, x=0, y=0, args=None, kwargs=None):
+    """Asks for one retry with new positional (`args`) or keyword (`kwargs`) arguments; what is not replaced is inherited."""
+    if self.request.retries > 0:
+        return [x, y]
+    raise self.retry(args=args, kwargs=kwargs, countdown=0)
+
+
+@app.task(name="probe.exhausted", bind=True, max_retries=1, default_retry_delay=0)
+def exhausted(self):
+    raise self.retry()
+
+
+@app.task(
+    name="probe.auto",
+    bind=True,
+    max_retries=2,
+    autoretry_for=(ConnectionError, LookupError),
+    dont_autoretry_for=(KeyError,),
+    retry_kwargs={"countdown": 0},
+)
+def auto(self, exc_type):
+    if self.request.retries == 2:
+        return 2
+    raise getattr(builtins, exc_type)(f"try {self.request.retries}")
+
+
+@app.task(name="probe.limited", rate_limit="2/s")
+def limited(value):
+    return value
+
+
+@app.task(name="probe.late_fail", acks_late=True, acks_on_failure=False)
+def late_fail():
+    raise ValueError("refused")
+
+
+@app.task(name="probe.late_timeout", bind=True, acks_late=True, acks_on_timeout=False, time_limit=1)
+def late_timeout(self):
+    if not self.request.delivery_info["redelivered"]:
+        time.sleep(600)
+    return "again"
+
+
+@app.task(name="probe.requeue", bind=True, acks_late=True)
+def requeue(self):
+    if not self.request.delivery_info["redelivered"]:
+        raise Reject("once more", requeue=True)
+    return "again"
+
+
+@app.task(name="probe.soft_ignored")
+def soft_ignored(seconds):
+    try:
+        time.sleep(seconds)
+        return False
+    except SoftTimeLimitExceeded:
+        time.sleep(0.05)
+        return True

@@ -272,6 +272,65 @@ fn call_and_result_work_over_redis() {
     );
 }
 
+/// What `celerybox call` sends, as the message lies in its queue.
+#[test]
+fn call_writes_the_message_that_was_asked_for() {
+    let place = Place::redis();
+    let folder = folder();
+    std::fs::write(
+        folder.path().join("celerybox.toml"),
+        "task_default_priority = 3\ntask_compression = 'zstd'\ntask_routes = { 'mail.*' = { queue = 'mail', serializer = 'yaml' } }",
+    )
+    .unwrap();
+    let url = place.broker_url();
+    let sent = |list: &str, arguments: &[&str]| {
+        let arguments = [&["call", "-b", &url, "-a", "[1]"], arguments].concat();
+        let (code, _, error) = celerybox_in(folder.path(), &arguments);
+        assert_eq!(code, 0, "{error}");
+        let text = place.results().command(&["RPOP", list]);
+        let envelope: serde_json::Value = serde_json::from_str(text.text()).unwrap();
+        (
+            envelope["content-type"].as_str().unwrap().to_owned(),
+            envelope["headers"]["compression"].as_str().map(str::to_owned),
+            envelope["properties"]["priority"].clone(),
+        )
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let step3 = "celery\u{6}\u{16}3";
+    assert_eq!(
+        sent(step3, &["arithmetic.add"]),
+        ("application/json".into(), some("application/zstd"), json!(3))
+    );
+    assert_eq!(
+        sent("mail\u{6}\u{16}9", &["mail.send", "--priority", "9"]),
+        ("application/x-yaml".into(), some("application/zstd"), json!(9))
+    );
+    assert_eq!(
+        sent(
+            "other",
+            &[
+                "arithmetic.add",
+                "--queue",
+                "other",
+                "--serializer",
+                "msgpack",
+                "--compression",
+                "gzip",
+                "--priority",
+                "0"
+            ]
+        ),
+        (
+            "application/x-msgpack".into(),
+            some("application/x-gzip"),
+            json!(0)
+        )
+    );
+    let (code, _, error) = celerybox_in(folder.path(), &["call", "a", "-b", &url, "--serializer", "xml"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("\"xml\"") && error.contains("msgpack"), "{error}");
+}
+
 #[test]
 fn call_refuses_malformed_arguments() {
     let folder = folder();

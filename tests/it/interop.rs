@@ -1,6 +1,7 @@
 //! An unmodified Python client against the worker: every check of `tests/interop/checks.py`, over every broker and
 //! result backend. The tests of one place share one worker and run side by side, as clients do.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use celerybox_tests::{Place, Worker, check};
@@ -22,7 +23,7 @@ impl Fleet {
     }
 
     fn check(&self, name: &str) {
-        let held = std::panic::catch_unwind(|| check(&self.place, name));
+        let held = std::panic::catch_unwind(AssertUnwindSafe(|| check(&self.place, name)));
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(panic) = held {
             worker.print_log();
@@ -56,21 +57,24 @@ checks! {
     redis: Place::redis() => [
         apply, values, many, progress, progress_state, request, retry, retry_state, retries_exhausted, failure,
         wrong_arguments, not_registered, expires, countdown, ignore_result, track_started, soft_limit, hard_limit,
-        extended, reject, garbage,
+        extended, reject, garbage, retry_arguments, max_retries_exceeded, autoretry, requeue, late_timeout, late_failure,
+        soft_limit_ignored, eta, rate_limit, exceptions, large_result,
     ];
     amqp: Place::amqp() => [
         apply, values, many, progress, progress_state, request, retry, retry_state, retries_exhausted, failure,
         wrong_arguments, not_registered, expires, countdown, ignore_result, track_started, soft_limit, hard_limit,
-        extended, reject, garbage,
+        extended, reject, garbage, retry_arguments, max_retries_exceeded, autoretry, requeue, late_timeout, late_failure,
+        soft_limit_ignored, eta, rate_limit, exceptions, large_result,
     ];
     rpc: Place::amqp_rpc() => [
         apply, values, many, progress, progress_state, retry, retry_state, retries_exhausted, failure,
         wrong_arguments, not_registered, expires, countdown, ignore_result, track_started, soft_limit, hard_limit,
-        reject,
+        reject, retry_arguments, max_retries_exceeded, autoretry, requeue, soft_limit_ignored, eta, exceptions,
     ];
     files: Place::files() => [
         apply, values, many, progress, progress_state, request, retry, retry_state, retries_exhausted, failure,
         wrong_arguments, not_registered, expires, countdown, ignore_result, track_started, soft_limit, hard_limit,
-        extended, reject, garbage,
+        extended, reject, garbage, retry_arguments, max_retries_exceeded, autoretry, requeue, late_timeout, late_failure,
+        soft_limit_ignored, eta, rate_limit, exceptions, large_result,
     ];
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layer of each top-level module of the host.
-const LAYERS: [(&str, u8); 20] = [
+const LAYERS: [(&str, u8); 21] = [
     ("masked", 0),
     ("nearest", 0),
     ("queue", 0),
@@ -21,6 +21,7 @@ const LAYERS: [(&str, u8); 20] = [
     ("redis_url", 1),
     ("sandbox", 1),
     ("shutdown", 1),
+    ("state_db", 1),
     ("execution", 2),
     ("worker", 3),
     ("config", 3),

@@ -5,7 +5,10 @@
 
 mod amqp;
 mod cli;
+mod compliance;
 mod conformance;
+mod content;
+mod execution;
 mod filesystem;
 mod fleet;
 mod golden;
@@ -13,9 +16,12 @@ mod harness;
 mod interop;
 mod layers;
 mod load;
+mod long;
+mod options;
 mod queues;
 mod readme;
 mod redis;
 mod routing;
 mod sandbox;
+mod settings;
 mod shutdown;

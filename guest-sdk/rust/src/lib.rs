@@ -39,7 +39,6 @@
 #[cfg(test)]
 extern crate self as celerybox_guest;
 
-mod backoff;
 mod bind;
 #[doc(hidden)]
 pub mod bindings;
@@ -109,30 +108,30 @@ pub use task::Task;
 /// | `time_limit`, `soft_time_limit` | seconds |
 /// | `rate_limit` | `"10/s"`, `"100/m"`, `"5/h"`, or a number per second |
 /// | `acks_late`, `acks_on_failure`, `acks_on_timeout` | true or false |
+/// | `reject_on_worker_lost`, `retry_on_worker_lost` | true or false |
 /// | `ignore_result`, `store_errors_even_if_ignored`, `track_started`, `trail`, `send_events` | true or false |
 /// | `serializer`, `compression` | text, for example `"json"`, `"gzip"` |
 /// | `priority` | 0 to 9 |
 /// | `errback` | true for an error callback that takes `(request, exc, traceback)` |
-/// | `autoretry` | true: every error of the function asks for a retry |
-/// | `autoretry_for` | only these: `["ConnectionError", "TimeoutError"]` (the exceptions' type names) |
-/// | `dont_autoretry_for` | all but these |
+/// | `autoretry_for` | the worker retries when the function ends with one of these: `autoretry_for(ConnectionError, TimeoutError)`; `Exception` is every error |
+/// | `dont_autoretry_for` | but not with these: `dont_autoretry_for(KeyError)` |
 /// | `retry_backoff` | true, or the first wait in seconds; it doubles with every retry |
 /// | `retry_backoff_max` | the longest wait in seconds, 600 |
 /// | `retry_jitter` | true (the default with `retry_backoff`): a random wait up to that time |
+/// | `retry_kwargs` | `retry_kwargs(max_retries = 5, countdown = 2)`: the wait without a backoff, and the limit |
 #[doc(inline)]
 pub use celerybox_guest_macros::task;
 
 /// What the macros' expansions call. Not for use by hand, and without promises.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::backoff::{Autoretry, Backoff, autoretry};
     pub use crate::bind::Bound;
     pub use crate::bindings;
     pub use crate::bindings::celerybox::task::types::{Definition, RetryLimit};
     pub use crate::bindings::exports::celerybox::task::handler::{Ending, Guest};
     pub use crate::export::{check, name_bytes, name_length};
     pub use crate::signature::{Kind, Parameter, Signature};
-    pub use crate::task::{Options, ReturnsResult, ReturnsValue, definitions, run, to_json};
+    pub use crate::task::{Autoretry, Options, ReturnsResult, ReturnsValue, definitions, run, to_json};
 }
 
 // So that the README's examples are tested.

@@ -1,9 +1,11 @@
 //! A task as `#[task]` writes it down, and running one.
 
+use std::io::Write as _;
+
 use serde::Serialize;
 
 use crate::bind::{Bound, bind};
-use crate::bindings::celerybox::task::types::{Definition, RetryLimit};
+use crate::bindings::celerybox::task::types::{self, Definition, RetryLimit};
 use crate::bindings::exports::celerybox::task::handler::Ending;
 use crate::context::Context;
 use crate::error::TaskError;
@@ -37,6 +39,8 @@ pub struct Options {
     pub acks_late: Option<bool>,
     pub acks_on_failure: Option<bool>,
     pub acks_on_timeout: Option<bool>,
+    pub reject_on_worker_lost: Option<bool>,
+    pub retry_on_worker_lost: Option<bool>,
     pub ignore_result: Option<bool>,
     pub store_errors_even_if_ignored: Option<bool>,
     pub track_started: Option<bool>,
@@ -46,6 +50,35 @@ pub struct Options {
     pub compression: Option<&'static str>,
     pub priority: Option<u8>,
     pub errback: bool,
+    pub autoretry: Option<Autoretry>,
+}
+
+/// Celery's `autoretry_for` and what belongs to it; the worker retries by it. The WIT contract describes each.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "named and described in the WIT contract")]
+pub struct Autoretry {
+    pub retry_for: &'static [&'static str],
+    pub except_for: &'static [&'static str],
+    pub backoff: Option<u32>,
+    pub backoff_max: u32,
+    pub jitter: bool,
+    pub countdown: Option<f64>,
+    pub max_retries: Option<RetryLimit>,
+}
+
+impl Autoretry {
+    fn definition(&self) -> types::Autoretry {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        types::Autoretry {
+            retry_for: owned(self.retry_for),
+            except_for: owned(self.except_for),
+            backoff: self.backoff,
+            backoff_max: self.backoff_max,
+            jitter: self.jitter,
+            countdown: self.countdown,
+            max_retries: self.max_retries,
+        }
+    }
 }
 
 impl Options {
@@ -60,6 +93,8 @@ impl Options {
         acks_late: None,
         acks_on_failure: None,
         acks_on_timeout: None,
+        reject_on_worker_lost: None,
+        retry_on_worker_lost: None,
         ignore_result: None,
         store_errors_even_if_ignored: None,
         track_started: None,
@@ -69,6 +104,7 @@ impl Options {
         compression: None,
         priority: None,
         errback: false,
+        autoretry: None,
     };
 }
 
@@ -95,6 +131,8 @@ impl Task {
             acks_late: options.acks_late,
             acks_on_failure: options.acks_on_failure,
             acks_on_timeout: options.acks_on_timeout,
+            reject_on_worker_lost: options.reject_on_worker_lost,
+            retry_on_worker_lost: options.retry_on_worker_lost,
             ignore_result: options.ignore_result,
             store_errors_even_if_ignored: options.store_errors_even_if_ignored,
             track_started: options.track_started,
@@ -104,6 +142,7 @@ impl Task {
             compression: options.compression.map(str::to_owned),
             priority: options.priority,
             errback: options.errback,
+            autoretry: options.autoretry.as_ref().map(Autoretry::definition),
         }
     }
 }
@@ -127,8 +166,12 @@ pub fn run(tasks: &[Task], name: &str, args: &str, kwargs: &str) -> Result<Strin
     };
     let function = task.signature.function;
     let context = Context::new(Host::default(), function);
-    task.run(&context, args, kwargs)
-        .map_err(|error| error.into_ending(function))
+    let ended = task
+        .run(&context, args, kwargs)
+        .map_err(|error| error.into_ending(function));
+    // A last line without an end would stay in the buffer. A failed write has nobody to tell.
+    let _ = std::io::stdout().flush();
+    ended
 }
 
 /// Tells a function that can fail from one that cannot by the type it returns, also behind an alias such as

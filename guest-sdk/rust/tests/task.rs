@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
     acks_late,
     acks_on_failure = false,
     acks_on_timeout = true,
+    reject_on_worker_lost,
+    retry_on_worker_lost = false,
     ignore_result = false,
     store_errors_even_if_ignored,
     track_started,
@@ -87,28 +89,22 @@ fn unrenderable() -> std::collections::BTreeMap<(u8, u8), u8> {
     [((1, 2), 3)].into()
 }
 
-#[task(max_retries = 1, autoretry_for = ["OSError"], dont_autoretry_for = ["KeyError"])]
-fn retried(exc_type: String) -> Result<(), Failure> {
-    Err(Failure::new(exc_type, "x"))
+#[task(
+    max_retries = 1,
+    autoretry_for(ConnectionError, TimeoutError),
+    dont_autoretry_for(KeyError),
+    retry_backoff = 4,
+    retry_backoff_max = 20,
+    retry_jitter = false,
+    retry_kwargs(max_retries = None, countdown = 2.5)
+)]
+fn retried() -> Result<(), Failure> {
+    Err(Failure::new("TimeoutError", "x"))
 }
 
-#[task(autoretry, retry_backoff = 4, retry_backoff_max = 20)]
-fn jittered(ok: bool) -> Result<bool, TaskError> {
-    if ok {
-        Ok(true)
-    } else {
-        Err(TaskError::new("OSError", "x"))
-    }
-}
-
-#[task(autoretry, max_retries = None, retry_backoff, retry_jitter = false)]
+#[task(autoretry_for(Exception), retry_backoff)]
 fn patient() -> Result<(), TaskError> {
     Err(TaskError::new("OSError", "x"))
-}
-
-#[task(autoretry)]
-fn ignored() -> Result<(), TaskError> {
-    Err(TaskError::Ignore)
 }
 
 tasks![everything, plain, inner::r#type, output, context, arguments];
@@ -130,6 +126,8 @@ fn options_reach_the_definition() {
     assert_eq!(definition.acks_late, Some(true));
     assert_eq!(definition.acks_on_failure, Some(false));
     assert_eq!(definition.acks_on_timeout, Some(true));
+    assert_eq!(definition.reject_on_worker_lost, Some(true));
+    assert_eq!(definition.retry_on_worker_lost, Some(false));
     assert_eq!(definition.ignore_result, Some(false));
     assert_eq!(definition.store_errors_even_if_ignored, Some(true));
     assert_eq!(definition.track_started, Some(true));
@@ -192,62 +190,22 @@ fn a_value_that_is_no_json_is_an_encode_error() {
     assert_eq!(failure.module(), Some("kombu.exceptions"));
 }
 
+/// The worker retries: what it needs is in the definition, and the function's own error comes out.
 #[test]
-fn autoretry_covers_what_it_names() {
-    let run = |retries, exc_type: &str| {
-        let ctx = TestContext::new().with_retries(retries);
-        let args = format!("[\"{exc_type}\"]");
-        let error = ctx.run(retried::TASK, &args, "{}").unwrap_err();
-        (error, ctx.retry_asked())
-    };
-    let (error, asked) = run(0, "OSError");
-    assert!(matches!(error, TaskError::Retry(_)));
-    let asked = asked.unwrap();
-    assert_eq!(asked.countdown, None);
-    let exc = asked.exc.unwrap();
-    assert_eq!(exc.exc_type, "OSError");
-    assert!(exc.traceback.unwrap().contains(", in retried\n"));
-
-    let (error, _) = run(1, "OSError");
-    assert_eq!(error.to_string(), "OSError: x");
-    for exc_type in ["KeyError", "ValueError"] {
-        let (error, asked) = run(0, exc_type);
-        assert_eq!(error.to_string(), format!("{exc_type}: x"));
-        assert!(asked.is_none());
-    }
-}
-
-#[test]
-fn autoretry_leaves_values_wrong_calls_and_other_endings() {
+fn automatic_retries_are_declared() {
+    let declared = retried::TASK.definition().autoretry.unwrap();
+    assert_eq!(declared.retry_for, ["ConnectionError", "TimeoutError"]);
+    assert_eq!(declared.except_for, ["KeyError"]);
+    assert_eq!((declared.backoff, declared.backoff_max), (Some(4), 20));
+    assert_eq!((declared.jitter, declared.countdown), (false, Some(2.5)));
+    assert!(matches!(declared.max_retries, Some(RetryLimit::Unlimited)));
+    let declared = patient::TASK.definition().autoretry.unwrap();
+    assert_eq!((declared.backoff, declared.backoff_max), (Some(1), 600));
+    assert!(declared.jitter && declared.except_for.is_empty());
+    assert!(plain::TASK.definition().autoretry.is_none());
     let ctx = TestContext::new();
-    assert_eq!(ctx.run(jittered::TASK, "[true]", "{}").unwrap(), "true");
-    let error = ctx.run(jittered::TASK, "[]", "{}").unwrap_err();
-    assert_eq!(error.failure().unwrap().exc_type(), "TypeError");
-    let error = ctx.run(ignored::TASK, "[]", "{}").unwrap_err();
-    assert!(matches!(error, TaskError::Ignore));
-    assert!(ctx.retry_asked().is_none());
-}
-
-#[test]
-fn jitter_waits_a_whole_number_of_seconds_up_to_the_backoff() {
-    let mut waits = std::collections::BTreeSet::new();
-    for _ in 0..200 {
-        let ctx = TestContext::new().with_retries(1);
-        drop(ctx.run(jittered::TASK, "[false]", "{}"));
-        let countdown = ctx.retry_asked().unwrap().countdown.unwrap();
-        assert!((0.0..=8.0).contains(&countdown) && countdown.fract() == 0.0);
-        waits.insert(countdown as u8);
-    }
-    assert!(waits.len() > 5, "{waits:?}");
-}
-
-#[test]
-fn the_backoff_starts_at_one_second_and_ends_at_ten_minutes() {
-    for (retries, seconds) in [(0, 1.0), (1, 2.0), (9, 512.0), (10, 600.0), (40, 600.0)] {
-        let ctx = TestContext::new().with_retries(retries);
-        drop(ctx.run(patient::TASK, "[]", "{}"));
-        assert_eq!(ctx.retry_asked().unwrap().countdown, Some(seconds));
-    }
+    let error = ctx.run(retried::TASK, "[]", "{}").unwrap_err();
+    assert_eq!(error.to_string(), "TimeoutError: x");
 }
 
 #[test]

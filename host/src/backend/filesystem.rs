@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{BackendError, ResultBackend, StoredResult};
+use super::{BackendError, Documents, ResultBackend, StoredResult};
 use crate::broker::filesystem::{folder, name};
 
 /// What Celery puts before the task id.
@@ -23,6 +23,7 @@ const LOCKS: usize = 64;
 #[derive(Debug)]
 pub struct FilesystemBackend {
     path: PathBuf,
+    documents: Documents,
     /// Between reading a state and writing over it nobody else of this process may write; chosen by task id.
     locks: Arc<Vec<Mutex<()>>>,
     hash: RandomState,
@@ -41,9 +42,16 @@ impl FilesystemBackend {
             })?;
         Ok(Self {
             path: path.to_owned(),
+            documents: Documents::default(),
             locks: Arc::new((0..LOCKS).map(|_| Mutex::new(())).collect()),
             hash: RandomState::new(),
         })
+    }
+
+    /// `result_serializer` and `result_compression`.
+    #[must_use]
+    pub fn documents(self, documents: Documents) -> Self {
+        Self { documents, ..self }
     }
 
     /// Runs `work` where it may block.
@@ -65,6 +73,8 @@ impl ResultBackend for FilesystemBackend {
     async fn store(&self, result: StoredResult) -> Result<(), BackendError> {
         let file = file_name(&result.task_id)?;
         let locks = Arc::clone(&self.locks);
+        let documents = self.documents.clone();
+        let document = documents.write(&result.meta)?;
         let lock = usize::try_from(self.hash.hash_one(&result.task_id) % LOCKS as u64).unwrap_or_default();
         self.blocking(move |path| {
             let _guard = locks
@@ -72,23 +82,19 @@ impl ResultBackend for FilesystemBackend {
                 .map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
             // Opened each time: the folder may have been replaced since.
             let dir = folder::open(path, false)?;
-            if read(&dir, &file)?.is_some_and(|stored| is_success(&stored)) {
+            if read(&dir, &file)?.is_some_and(|stored| documents.is_success(&stored)) {
                 return Ok(());
             }
-            folder::write(&dir, &file, result.meta.as_bytes())
+            folder::write(&dir, &file, &document)
         })
         .await
     }
 
     async fn fetch(&self, task_id: &str) -> Result<Option<String>, BackendError> {
         let file = file_name(task_id)?;
-        self.blocking(move |path| {
-            let stored = read(&folder::open(path, false)?, &file)?;
-            stored
-                .map(|stored| String::from_utf8(stored).map_err(io::Error::other))
-                .transpose()
-        })
-        .await
+        let stored = self.blocking(move |path| read(&folder::open(path, false)?, &file));
+        let stored = stored.await?;
+        stored.map(|stored| self.documents.read(&stored)).transpose()
     }
 }
 
@@ -103,15 +109,6 @@ fn read(dir: &cap_std::fs::Dir, file: &str) -> io::Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Whether a result document says SUCCESS. One that cannot be read (half written by Python, compressed) does not.
-fn is_success(stored: &[u8]) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Status {
-        status: String,
-    }
-    serde_json::from_slice::<Status>(stored).is_ok_and(|document| document.status == "SUCCESS")
 }
 
 #[cfg(test)]
@@ -150,6 +147,34 @@ mod tests {
             .map(|entry| entry.unwrap().file_name())
             .collect();
         assert_eq!(files, ["celery-task-meta-a"]);
+    }
+
+    #[tokio::test]
+    async fn nor_over_success_in_another_form() {
+        use crate::message::content::compression::Compression;
+        use crate::message::content::{Serializer, Writer};
+        let path = tempfile::tempdir().unwrap();
+        for (id, serializer, compression) in [
+            ("a", Serializer::Pickle, None),
+            ("b", Serializer::Json, Some(Compression::Bzip2)),
+        ] {
+            let writer = Writer {
+                serializer,
+                compression,
+                signer: None,
+            };
+            let documents = Documents { writer, trust: None };
+            let backend = FilesystemBackend::new(path.path()).unwrap().documents(documents);
+            backend.store(result(id, State::Started, 1)).await.unwrap();
+            backend.store(result(id, State::Success, 2)).await.unwrap();
+            backend.store(result(id, State::Failure, 3)).await.unwrap();
+            let stored = std::fs::read(path.path().join(format!("celery-task-meta-{id}"))).unwrap();
+            assert!(!stored.starts_with(b"{"));
+            assert_eq!(
+                backend.fetch(id).await.unwrap().unwrap(),
+                r#"{"status": "SUCCESS", "result": 2}"#
+            );
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Results in Redis (contract section 5.2).
 
+use std::collections::HashSet;
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use redis::{RedisResult, Script, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::{BackendError, ResultBackend, StoredResult};
+use super::{BackendError, Documents, ResultBackend, StoredResult};
 use crate::outcome::State;
 use crate::redis_link::{Link, RESPONSE_TIMEOUT};
 use crate::redis_url::{Connecting, RedisUrl};
@@ -80,6 +81,7 @@ pub struct RedisBackend {
     url: RedisUrl,
     options: Options,
     key_prefix: String,
+    documents: Documents,
     jobs: OnceLock<mpsc::Sender<Job>>,
 }
 
@@ -92,15 +94,22 @@ impl RedisBackend {
             key_prefix: format!("{}celery-task-meta-", options.prefix()),
             url,
             options,
+            documents: Documents::default(),
             jobs: OnceLock::new(),
         })
     }
 
-    async fn ask(&self, key: String, ask: Ask) -> Result<Option<String>, BackendError> {
+    /// `result_serializer` and `result_compression`.
+    #[must_use]
+    pub fn documents(self, documents: Documents) -> Self {
+        Self { documents, ..self }
+    }
+
+    async fn ask(&self, key: String, ask: Ask) -> Answer {
         let jobs = self.jobs.get_or_init(|| {
             let (sender, jobs) = mpsc::channel(1024);
             let link = Link::new(self.url.clone(), RESPONSE_TIMEOUT);
-            tokio::spawn(run(jobs, link));
+            tokio::spawn(run(jobs, link, self.documents.clone()));
             sender
         });
         let (answer, answered) = oneshot::channel();
@@ -119,24 +128,28 @@ impl RedisBackend {
 #[async_trait]
 impl ResultBackend for RedisBackend {
     async fn store(&self, result: StoredResult) -> Result<(), BackendError> {
-        if result.meta.len() > LARGEST {
+        let document = self.documents.write(&result.meta)?;
+        if document.len() > LARGEST {
             return Err(BackendError::Unsupported(format!(
                 "the result of task {} has {} bytes; Redis holds at most 512 MB",
                 result.task_id,
-                result.meta.len()
+                document.len()
             )));
         }
         let store = Ask::Store {
             expires: self.options.expiry(&result.state),
-            meta: result.meta,
+            document,
+            is_success: result.state == State::Success,
         };
         let key = format!("{}{}", self.key_prefix, result.task_id);
         self.ask(key, store).await.map(|_| ())
     }
 
     async fn fetch(&self, task_id: &str) -> Result<Option<String>, BackendError> {
-        self.ask(format!("{}{task_id}", self.key_prefix), Ask::Fetch)
-            .await
+        let stored = self
+            .ask(format!("{}{task_id}", self.key_prefix), Ask::Fetch)
+            .await?;
+        stored.map(|stored| self.documents.read(&stored)).transpose()
     }
 }
 
@@ -149,18 +162,22 @@ struct Job {
 }
 
 enum Ask {
-    Store { meta: String, expires: u64 },
+    Store {
+        document: Vec<u8>,
+        is_success: bool,
+        expires: u64,
+    },
     Fetch,
 }
 
-type Answer = Result<Option<String>, BackendError>;
+type Answer = Result<Option<Vec<u8>>, BackendError>;
 
 /// Does jobs until nobody has any, those of many callers in one round trip.
-async fn run(mut jobs: mpsc::Receiver<Job>, mut link: Link) {
+async fn run(mut jobs: mpsc::Receiver<Job>, mut link: Link, documents: Documents) {
     let mut batch: Vec<Job> = Vec::with_capacity(BATCH);
     while gather(&mut jobs, &mut batch).await {
         while !batch.is_empty() {
-            match attempt(&mut link, &batch).await {
+            match attempt(&mut link, &batch, &documents).await {
                 Ok(answers) => {
                     link.worked();
                     // Whoever stopped waiting does not want the answer.
@@ -209,21 +226,37 @@ async fn gather(jobs: &mut mpsc::Receiver<Job>, batch: &mut Vec<Job>) -> bool {
 impl Job {
     fn bytes(&self) -> usize {
         match &self.ask {
-            Ask::Store { meta, .. } => meta.len(),
+            Ask::Store { document, .. } => document.len(),
             Ask::Fetch => 0,
         }
     }
 }
 
 /// One attempt; an answer for each job, in order. Doing a job twice is harmless.
-async fn attempt(link: &mut Link, batch: &[Job]) -> RedisResult<Vec<Answer>> {
+async fn attempt(link: &mut Link, batch: &[Job], documents: &Documents) -> RedisResult<Vec<Answer>> {
     let connection = link.up().await?;
+    let mut done = succeeded(connection, batch, documents).await?;
+    // Whether each job has nothing to write, because a SUCCESS is there or came before it.
+    let skipped: Vec<bool> = batch
+        .iter()
+        .map(|job| match &job.ask {
+            Ask::Store { .. } if done.contains(job.key.as_str()) => true,
+            Ask::Store { is_success: true, .. } if !documents.are_plain() => {
+                done.insert(&job.key);
+                false
+            }
+            _ => false,
+        })
+        .collect();
     let (mut script, mut keys) = (STORE.prepare_invoke(), Vec::new());
     let mut stores = false;
-    for job in batch {
+    for (job, skipped) in batch.iter().zip(&skipped) {
         match &job.ask {
-            Ask::Store { meta, expires } => {
-                script.key(&job.key).arg(meta).arg(*expires);
+            Ask::Store { .. } if *skipped => {}
+            Ask::Store {
+                document, expires, ..
+            } => {
+                script.key(&job.key).arg(document.as_slice()).arg(*expires);
                 stores = true;
             }
             Ask::Fetch => keys.push(&job.key),
@@ -238,7 +271,8 @@ async fn attempt(link: &mut Link, batch: &[Job]) -> RedisResult<Vec<Answer>> {
         false => redis::cmd("MGET").arg(&keys).query_async(connection).await?,
     };
     let (mut stored, mut fetched) = (stored.into_iter(), fetched.into_iter());
-    let answer = |job: &Job| match job.ask {
+    let answer = |(job, skipped): (&Job, &bool)| match job.ask {
+        Ask::Store { .. } if *skipped => Ok(None),
         Ask::Store { .. } => match stored.next() {
             Some(Value::Int(_)) => Ok(None),
             Some(Value::BulkString(text)) => Err(BackendError::Connection(
@@ -246,15 +280,33 @@ async fn attempt(link: &mut Link, batch: &[Job]) -> RedisResult<Vec<Answer>> {
             )),
             other => Err(BackendError::Connection(format!("unexpected answer {other:?}"))),
         },
-        Ask::Fetch => match fetched.next().flatten().map(String::from_utf8) {
-            Some(Ok(text)) => Ok(Some(text)),
-            Some(Err(_)) => Err(BackendError::Unsupported(
-                "the stored result is not text: another serializer or compression wrote it".into(),
-            )),
-            None => Ok(None),
-        },
+        Ask::Fetch => Ok(fetched.next().flatten()),
     };
-    Ok(batch.iter().map(answer).collect())
+    Ok(batch.iter().zip(&skipped).map(answer).collect())
+}
+
+/// The keys where a SUCCESS is stored, in a form that the script cannot read; like Celery, this reads before it
+/// writes, and a SUCCESS that another worker stores in between is written over.
+async fn succeeded<'a>(
+    connection: &mut redis::aio::MultiplexedConnection,
+    batch: &'a [Job],
+    documents: &Documents,
+) -> RedisResult<HashSet<&'a str>> {
+    let is_store = |job: &&Job| matches!(job.ask, Ask::Store { .. });
+    let keys: Vec<&str> = batch
+        .iter()
+        .filter(is_store)
+        .map(|job| job.key.as_str())
+        .collect();
+    if documents.are_plain() || keys.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let stored: Vec<Option<Vec<u8>>> = redis::cmd("MGET").arg(&keys).query_async(connection).await?;
+    let is_success = |stored: Option<Vec<u8>>| stored.is_some_and(|stored| documents.is_success(&stored));
+    let found = keys.into_iter().zip(stored);
+    Ok(found
+        .filter_map(|(key, stored)| is_success(stored).then_some(key))
+        .collect())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{BackendError, ResultBackend, StoredResult};
+use super::{BackendError, Documents, ResultBackend, StoredResult};
 use crate::broker::{Broker, BrokerError, send};
 use crate::message::{JsonMap, Message, Outgoing, Properties, Route};
 use crate::policy::publish::RetryPolicy;
@@ -23,6 +23,7 @@ const PATIENCE: RetryPolicy = RetryPolicy {
 pub struct RpcBackend {
     broker: Arc<dyn Broker>,
     persistent: bool,
+    documents: Documents,
 }
 
 impl RpcBackend {
@@ -31,7 +32,14 @@ impl RpcBackend {
         Self {
             broker,
             persistent: false,
+            documents: Documents::default(),
         }
+    }
+
+    /// `result_serializer`. Messages with results are never compressed, as in Celery.
+    #[must_use]
+    pub fn documents(self, documents: Documents) -> Self {
+        Self { documents, ..self }
     }
 
     /// `result_persistent`: whether results survive a restart of the broker.
@@ -45,7 +53,7 @@ impl RpcBackend {
 impl ResultBackend for RpcBackend {
     async fn store(&self, result: StoredResult) -> Result<(), BackendError> {
         let delivery_mode = if self.persistent { 2 } else { 1 };
-        let Some(outgoing) = reply(result, delivery_mode) else {
+        let Some(outgoing) = self.reply(result, delivery_mode)? else {
             return Ok(());
         };
         let sent = send(&*self.broker, outgoing, &PATIENCE).await;
@@ -62,23 +70,28 @@ impl ResultBackend for RpcBackend {
     }
 }
 
-/// The message for a result, unless nobody waits for it.
-fn reply(result: StoredResult, delivery_mode: u8) -> Option<Outgoing> {
-    let reply_to = result.reply_to.filter(|queue| !queue.is_empty())?;
-    let properties = Properties {
-        content_type: Some("application/json".into()),
-        content_encoding: Some("utf-8".into()),
-        correlation_id: Some(result.correlation_id.unwrap_or(result.task_id)),
-        priority: Some(0),
-        delivery_mode: Some(delivery_mode),
-        ..Properties::default()
-    };
-    Some(Outgoing {
-        route: Route::to_queue(reply_to),
-        message: Message {
-            headers: Some(JsonMap::new()),
-            properties,
-            body: result.meta.into_bytes(),
-        },
-    })
+impl RpcBackend {
+    /// The message for a result, unless nobody waits for it.
+    fn reply(&self, result: StoredResult, delivery_mode: u8) -> Result<Option<Outgoing>, BackendError> {
+        let Some(reply_to) = result.reply_to.filter(|queue| !queue.is_empty()) else {
+            return Ok(None);
+        };
+        let serializer = self.documents.writer.serializer;
+        let properties = Properties {
+            content_type: Some(serializer.content_type().into()),
+            content_encoding: Some(serializer.content_encoding().into()),
+            correlation_id: Some(result.correlation_id.unwrap_or(result.task_id)),
+            priority: Some(0),
+            delivery_mode: Some(delivery_mode),
+            ..Properties::default()
+        };
+        Ok(Some(Outgoing {
+            route: Route::to_queue(reply_to),
+            message: Message {
+                headers: Some(JsonMap::new()),
+                properties,
+                body: self.documents.serialize(&result.meta)?,
+            },
+        }))
+    }
 }

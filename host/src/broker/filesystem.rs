@@ -222,6 +222,19 @@ impl Broker for FilesystemBroker {
             .unwrap_or_else(|error| Err(BrokerError::Connection(error.to_string())))
     }
 
+    async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
+        self.check(std::slice::from_ref(queue))?;
+        let (options, queue) = (Arc::clone(&self.options), queue.name.clone());
+        let purging = tokio::task::spawn_blocking(move || {
+            let folder = &options.data_folder_in;
+            let input = folder::open(folder, true).map_err(failed(folder))?;
+            listing::purge(&input, &queue).map_err(failed(folder))
+        });
+        purging
+            .await
+            .unwrap_or_else(|error| Err(BrokerError::Connection(error.to_string())))
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         let options = Arc::clone(&self.options);
         let exchanges = Arc::clone(&self.exchanges);

@@ -48,6 +48,8 @@ pub enum Verdict {
         /// Put it back on its queue.
         requeue: bool,
     },
+    /// It was never begun; it goes back to its place in the queue, as when the broker closes.
+    GiveBack,
 }
 
 /// The right to settle one delivery. Settling consumes it, so that nothing is settled twice.
@@ -85,6 +87,11 @@ impl Receipt {
     /// Refuses the message.
     pub fn reject(self, requeue: bool) {
         (self.settle)(Verdict::Reject { requeue });
+    }
+
+    /// Gives the message back unbegun. Only once [`Broker::cancel`] is done, or it comes again at once.
+    pub fn give_back(self) {
+        (self.settle)(Verdict::GiveBack);
     }
 
     /// Whether the message belongs to this worker no more: its connection is gone.
@@ -143,8 +150,18 @@ pub trait Broker: Send + Sync {
     /// Changes how many unsettled messages this worker may hold (0: no limit).
     fn set_prefetch(&self, prefetch: u32);
 
+    /// Takes no message until [`Broker::set_prefetch`] is called again (`worker_disable_prefetch`). False, and nothing
+    /// else, where that cannot be done.
+    fn pause(&self) -> bool {
+        false
+    }
+
     /// Makes sure that `queue` exists and is bound, as a client does before it sends there (contract section 1.8).
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError>;
+
+    /// Throws away the messages of a queue that nobody has taken; how many (`--purge`). A queue that is not there
+    /// has none.
+    async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError>;
 
     /// Sends a message and waits until the broker has it: one attempt. [`send`] makes more.
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError>;

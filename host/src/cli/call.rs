@@ -8,12 +8,15 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Common, Connection, json_argument};
+use super::global::Global;
+use super::json_argument;
 use crate::broker::send;
 use crate::config::connect;
+use crate::message::content::compression::Compression;
+use crate::message::content::{Serializer, Writer};
 use crate::message::request::{format_time, parse_time};
 use crate::message::{Message, Outgoing, Properties, repr};
-use crate::queue::Sending;
+use crate::queue::{Destination, Sending};
 
 /// Send a task to a worker; prints its id.
 #[derive(Args)]
@@ -23,12 +26,6 @@ Examples:
   celerybox call text.count_words -k '{\"text\": \"to be or not to be\"}' --countdown 10
   id=$(celerybox call spin.forever --time-limit 1) && celerybox result \"$id\"")]
 pub(super) struct Call {
-    #[command(flatten)]
-    common: Common,
-
-    #[command(flatten)]
-    connection: Connection,
-
     /// The task's name
     #[arg(value_name = "NAME")]
     name: String,
@@ -61,9 +58,25 @@ pub(super) struct Call {
     #[arg(long, value_name = "SECONDS")]
     soft_time_limit: Option<f64>,
 
-    /// The queue [default: what task_routes says, or celery]
+    /// The queue [default: as task_routes say, else task_default_queue]
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
+
+    /// The exchange, instead of the queue's
+    #[arg(long, value_name = "NAME")]
+    exchange: Option<String>,
+
+    /// The routing key, instead of the queue's
+    #[arg(long, value_name = "KEY")]
+    routing_key: Option<String>,
+
+    /// json, yaml, msgpack, pickle or auth [default: as task_routes say, else task_serializer]
+    #[arg(long, value_name = "NAME")]
+    serializer: Option<String>,
+
+    /// gzip, bzip2, lzma, brotli or zstd [default: as task_routes say, else task_compression]
+    #[arg(long, value_name = "NAME")]
+    compression: Option<String>,
 
     /// 0 to 9
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
@@ -71,15 +84,18 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
-        self.connection.apply(&mut settings);
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let settings = global.settings()?;
         settings.validate()?;
         json_argument(&self.args, "--args", '[', "'[2, 3]'")?;
         json_argument(&self.kwargs, "--kwargs", '{', "'{\"x\": 2}'")?;
         let asked = Sending {
             queue: self.queue.clone(),
+            exchange: self.exchange.clone(),
+            routing_key: self.routing_key.clone(),
             priority: self.priority,
+            serializer: self.serializer.clone(),
+            compression: self.compression.clone(),
             ..Sending::default()
         };
         let mut queues = settings.queues()?;
@@ -87,7 +103,10 @@ impl Call {
         let destination = destination.map_err(anyhow::Error::msg)?;
         let id = Uuid::new_v4().to_string();
         let mut message = self.message(&id, Timestamp::now())?;
-        message.properties.priority = Some(destination.priority.unwrap_or(0));
+        let writer = writer(&destination, &settings.task_defaults()?.writer)?;
+        writer.fill(&mut message, &self.body())?;
+        let priority = destination.priority.or(settings.task_default_priority);
+        message.properties.priority = Some(priority.unwrap_or(0));
         message.properties.delivery_mode = Some(destination.delivery_mode);
         let broker = connect::broker(&settings)?;
         if let Some(queue) = &destination.declare {
@@ -135,19 +154,38 @@ impl Call {
             "origin": format!("gen{}@celerybox", std::process::id()),
             "ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {},
         });
-        let body = format!(
-            r#"[{}, {}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]"#,
-            self.args, self.kwargs
-        );
         Ok(Message {
             headers: headers.as_object().cloned(),
             properties: Properties {
-                content_type: Some("application/json".into()),
-                content_encoding: Some("utf-8".into()),
                 correlation_id: Some(id.to_owned()),
                 ..Properties::default()
             },
-            body: body.into_bytes(),
+            body: Vec::new(),
         })
     }
+
+    /// The body as JSON text.
+    fn body(&self) -> String {
+        format!(
+            r#"[{}, {}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]"#,
+            self.args, self.kwargs
+        )
+    }
+}
+
+/// How the body is written: as was asked for, else as the settings say.
+fn writer(destination: &Destination, settings: &Writer) -> anyhow::Result<Writer> {
+    let mut writer = settings.clone();
+    if let Some(name) = &destination.serializer {
+        writer.serializer = Serializer::named(name)
+            .with_context(|| format!("unknown serializer {name:?}; expected {}", Serializer::names()))?;
+    }
+    if let Some(name) = &destination.compression {
+        let compression = Compression::named(name);
+        writer.compression =
+            Some(compression.with_context(|| {
+                format!("unknown compression {name:?}; expected {}", Compression::names())
+            })?);
+    }
+    Ok(writer)
 }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::global::Global;
 use super::worker::Serving;
-use super::{Common, Connection};
 use crate::config::connect;
 use crate::masked::masked;
 use crate::sandbox::registry::Registry;
@@ -19,17 +19,14 @@ Examples:
   celerybox tasks arithmetic.wasm
   celerybox tasks tasks/")]
 pub(super) struct Tasks {
-    #[command(flatten)]
-    common: Common,
-
     /// Components and folders of components [default: those of the settings]
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
 
 impl Tasks {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut settings = global.settings()?;
         if !self.paths.is_empty() {
             settings.tasks = self.paths;
         }
@@ -56,19 +53,12 @@ Example:
   celerybox check --config /etc/celerybox.toml --tasks tasks/")]
 pub(super) struct Check {
     #[command(flatten)]
-    common: Common,
-
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(flatten)]
     serving: Serving,
 }
 
 impl Check {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
-        self.connection.apply(&mut settings);
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut settings = global.settings()?;
         self.serving.apply(&mut settings)?;
         let broker = connect::broker(&settings)?;
         connect::backend(&settings, &broker)?;
@@ -80,6 +70,14 @@ impl Check {
                 .as_ref()
                 .map_or("embedded".into(), |urls| masked(&urls.to_string()))
         );
+        for (what, urls) in [
+            ("taken from:     ", &settings.broker_read_url),
+            ("sent to:        ", &settings.broker_write_url),
+        ] {
+            if let Some(urls) = urls {
+                println!("{what}{}", masked(&urls.to_string()));
+            }
+        }
         let backend = settings.result_backend.as_deref().map(masked);
         let none = if settings.broker_url.is_none() {
             "embedded"

@@ -1,14 +1,19 @@
 //! The log on stderr, in the form of Celery's.
 
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Mutex;
 
+use anyhow::Context;
 use clap::ValueEnum;
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
@@ -26,28 +31,42 @@ pub(super) enum Level {
     Error,
     /// As error.
     Critical,
+    /// As error.
+    Fatal,
 }
 
-/// Starts logging to stderr. Later calls do nothing.
-pub(super) fn start(level: Level) {
+/// Starts logging to stderr, or to the end of a file. Later calls do nothing.
+pub(super) fn start(level: Level, no_color: bool, file: Option<&Path>) -> anyhow::Result<()> {
     let level = match level {
         Level::Debug => tracing::Level::DEBUG,
         Level::Info => tracing::Level::INFO,
         Level::Warning => tracing::Level::WARN,
-        Level::Error | Level::Critical => tracing::Level::ERROR,
+        Level::Error | Level::Critical | Level::Fatal => tracing::Level::ERROR,
     };
     // Libraries speak up only when the user asked for everything: their lines are not about tasks.
     let everything = level == tracing::Level::DEBUG;
     let wanted = filter_fn(move |metadata| everything || metadata.target().starts_with("celerybox"));
+    let (writer, color) = match file {
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            let file = file.with_context(|| format!("--logfile: cannot write {}", path.display()))?;
+            (BoxMakeWriter::new(Mutex::new(file)), false)
+        }
+        None => (
+            BoxMakeWriter::new(std::io::stderr),
+            !no_color && std::io::stderr().is_terminal(),
+        ),
+    };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(writer)
+        .with_ansi(color)
         .event_format(CeleryFormat)
         .with_filter(wanted);
     let _ = tracing_subscriber::registry()
         .with(LevelFilter::from_level(level))
         .with(lines)
         .try_init();
+    Ok(())
 }
 
 /// `[2026-11-21 10:00:00,123: INFO/MainProcess] text`, times in UTC.

@@ -3,6 +3,9 @@
 //! Exit status: 0 fine, 1 failure, 64 wrong usage, 69 no answer (Celery's own, contract section 8.3).
 
 mod call;
+mod daemon;
+mod global;
+mod inert;
 mod list;
 mod log;
 mod result;
@@ -13,8 +16,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use self::global::Global;
 use crate::config::Settings;
 use crate::sandbox::Sandbox;
 use crate::sandbox::registry::{self, Registry};
@@ -23,6 +27,9 @@ use crate::sandbox::registry::{self, Registry};
 #[derive(Parser)]
 #[command(name = "celerybox", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
+    #[command(flatten)]
+    global: Global,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -53,83 +60,55 @@ enum Command {
     Check(list::Check),
 }
 
-/// What every command that reads settings takes.
-#[derive(Args)]
-struct Common {
-    /// Settings, a TOML file with Celery's names [default: celerybox.toml when it is there]
-    #[arg(long, value_name = "FILE", env = "CELERYBOX_CONFIG")]
-    config: Option<PathBuf>,
-
-    /// Lines to log: debug, info, warning, error or critical
-    #[arg(
-        short,
-        long,
-        value_name = "LEVEL",
-        default_value = "warning",
-        ignore_case = true
-    )]
-    loglevel: log::Level,
+/// One option of `celerybox worker`, for the table of the README.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerOption {
+    /// As it is written: `-c, --concurrency`.
+    pub name: String,
+    /// What it does, or why it does nothing.
+    pub help: String,
+    /// Whether it does something.
+    pub works: bool,
 }
 
-/// What commands take that talk to a broker or result backend.
-#[derive(Args)]
-struct Connection {
-    /// Broker: amqp://, amqps://, redis://, rediss://, redis+socket:// or filesystem://
-    /// [default: the folder --data-dir]
-    #[arg(
-        short,
-        long,
-        value_name = "URL",
-        env = "CELERY_BROKER_URL",
-        hide_env_values = true
-    )]
-    broker: Option<String>,
-
-    /// Result backend: redis://, rpc://, file:///folder or disabled://
-    /// [default: the folder --data-dir, or none with another broker]
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "CELERY_RESULT_BACKEND",
-        hide_env_values = true
-    )]
-    result_backend: Option<String>,
-
-    /// Folder of the embedded broker and result backend [default: celerybox-data]
-    #[arg(long, value_name = "DIR", env = "CELERYBOX_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-}
-
-impl Common {
-    fn settings(&self) -> anyhow::Result<Settings> {
-        log::start(self.loglevel);
-        Ok(Settings::load(self.config.as_deref())?)
-    }
-}
-
-impl Connection {
-    fn apply(&self, settings: &mut Settings) {
-        if let Some(broker) = &self.broker {
-            settings.broker_url = Some(broker.as_str().into());
-        }
-        if let Some(backend) = &self.result_backend {
-            settings.result_backend = Some(backend.clone());
-        }
-        if let Some(data_dir) = &self.data_dir {
-            settings.data_dir = data_dir.clone();
-        }
-    }
+/// All options of `celerybox worker`.
+pub fn worker_options() -> Vec<WorkerOption> {
+    let mut cli = Cli::command();
+    cli.build();
+    let worker = cli.find_subcommand("worker").map(clap::Command::get_arguments);
+    let option = |arg: &clap::Arg| {
+        let long = format!("--{}", arg.get_long()?);
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        Some(WorkerOption {
+            name: arg
+                .get_short()
+                .map_or(long.clone(), |short| format!("-{short}, {long}")),
+            works: arg.get_help_heading() != Some(inert::HEADING)
+                && !help.starts_with("Accepted and without effect"),
+            help,
+        })
+    };
+    worker.into_iter().flatten().filter_map(option).collect()
 }
 
 /// Parses the command line, does what it says and reports an error with all its causes.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let Cli { global, command } = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
         }
     };
+    let prepared = global.enter().and_then(|()| match &command {
+        Command::Worker(worker) => worker.become_daemon(),
+        _ => Ok(None),
+    });
+    match prepared {
+        Ok(None) => {}
+        Ok(Some(code)) => return code,
+        Err(error) => return failed(&error),
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -138,21 +117,23 @@ pub fn main() -> ExitCode {
         }
     };
     let done = runtime.block_on(async {
-        match cli.command {
-            Command::Run(run) => run.main().await,
-            Command::Worker(worker) => worker.main().await,
-            Command::Tasks(tasks) => tasks.main().await,
-            Command::Call(call) => call.main().await,
-            Command::Result(wait) => wait.main().await,
-            Command::Check(check) => check.main().await,
+        match command {
+            Command::Run(run) => run.main(&global).await,
+            Command::Worker(worker) => worker.main(&global).await,
+            Command::Tasks(tasks) => tasks.main(&global).await,
+            Command::Call(call) => call.main(&global).await,
+            Command::Result(wait) => wait.main(&global).await,
+            Command::Check(check) => check.main(&global).await,
         }
     });
     // A thread that waits for a file or compiles must not hold the exit up.
     runtime.shutdown_background();
-    done.unwrap_or_else(|error| {
-        eprintln!("Error: {error:#}");
-        ExitCode::FAILURE
-    })
+    done.unwrap_or_else(|error| failed(&error))
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("Error: {error:#}");
+    ExitCode::FAILURE
 }
 
 /// Compiles and describes every component; a broken one is reported and the others serve.

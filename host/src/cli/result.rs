@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Common, Connection};
+use super::global::Global;
 use crate::config::connect;
 use crate::message::repr;
 
@@ -27,12 +27,6 @@ Examples:
 
 Exit status: 0 when the task returned a value, 1 when it failed, 69 when nothing came in time.")]
 pub(super) struct Wait {
-    #[command(flatten)]
-    common: Common,
-
-    #[command(flatten)]
-    connection: Connection,
-
     /// The task's id
     #[arg(value_name = "ID")]
     id: String,
@@ -51,9 +45,8 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
-        self.connection.apply(&mut settings);
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let settings = global.settings()?;
         settings.validate()?;
         let broker = connect::broker(&settings)?;
         let backend = connect::backend(&settings, &broker)?

@@ -10,10 +10,12 @@ use futures_util::FutureExt;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Common, json_argument};
+use super::global::Global;
+use super::json_argument;
 use crate::message::{Message, Properties, Request, Route, request};
-use crate::outcome::{Outcome, State};
-use crate::policy::admit;
+use crate::outcome::{Nameable, Outcome, State};
+use crate::policy::annotate::annotate;
+use crate::policy::{admit, autoretry};
 use crate::sandbox::Call;
 
 /// Run one task of a component here and now, without a broker.
@@ -28,9 +30,6 @@ Examples:
 
 Exit status: 0 when the task returned a value, 1 when it ended otherwise.")]
 pub(super) struct Run {
-    #[command(flatten)]
-    common: Common,
-
     /// The component
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -57,8 +56,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let mut settings = global.settings()?;
         settings.task_time_limit = self.time_limit.or(settings.task_time_limit);
         settings.task_soft_time_limit = self.soft_time_limit.or(settings.task_soft_time_limit);
         settings.validate()?;
@@ -88,15 +87,17 @@ impl Run {
                     )
                 })?,
         };
+        let definition = Arc::new(annotate(definition, &settings.task_annotations));
         let request = Arc::new(local_request(&definition.name, &self.args, &self.kwargs)?);
-        let plan = admit::plan(&request, definition, &settings.task_defaults());
+        let plan = admit::plan(&request, &definition, &settings.task_defaults()?);
         let call = Call {
             request: Arc::clone(&request),
-            definition: Arc::clone(definition),
+            definition: Arc::clone(&definition),
             hostname: "celerybox-run".into(),
             time_limit: admit::seconds(plan.time_limit),
             soft_time_limit: admit::seconds(plan.soft_time_limit),
             ignore_result: false,
+            nameable: Arc::new(Nameable::with(settings.allowed_exceptions.clone())),
             updates: Arc::new(|state: State, meta| {
                 eprintln!("{}: {meta}", state.as_str());
                 async { Ok(()) }.boxed()
@@ -104,7 +105,9 @@ impl Run {
         };
         let run = component.run(call).await;
         eprint!("{}", run.output);
-        Ok(report(&definition.name, run.outcome))
+        let random = Uuid::new_v4().as_u64_pair().0;
+        let outcome = autoretry::apply(&request, &definition, run.outcome, random);
+        Ok(report(&definition.name, outcome))
     }
 }
 
@@ -151,7 +154,9 @@ fn report(task: &str, outcome: Outcome) -> ExitCode {
             );
         }
         Outcome::Ignore => eprintln!("{task} asked to be ignored: nothing would be stored"),
-        Outcome::Expired | Outcome::Cancelled => eprintln!("{task} did not run"),
+        Outcome::Revoked(_) | Outcome::Refused(_) | Outcome::Duplicate | Outcome::Cancelled => {
+            eprintln!("{task} did not run");
+        }
         Outcome::WorkerLost(reason) => eprintln!("the sandbox failed: {reason}; please report this"),
     }
     ExitCode::FAILURE

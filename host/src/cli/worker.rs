@@ -6,16 +6,21 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use tokio::sync::Semaphore;
 
-use super::{Common, Connection};
+use super::daemon::Daemon;
+use super::global::Global;
+use super::inert::Inert;
+use super::log;
 use crate::config::Settings;
 use crate::config::connect::{self, Folders};
-use crate::execution::{Execution, Prefetch};
+use crate::execution::Execution;
+use crate::execution::active::Active;
 use crate::masked::masked;
+use crate::policy::annotate::annotate;
+use crate::policy::autoscale::{Autoscale, KEEPALIVE};
 use crate::queue::Queue;
 use crate::sandbox::registry::Registry;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, exec_again};
 use crate::worker::{self, Ended};
 
 /// Take tasks from a broker and run each in a sandbox of its own.
@@ -28,24 +33,56 @@ Examples:
   celerybox worker --tasks tasks/ -b redis://localhost --result-backend redis://localhost -c 8 -Q celery,mail
   celerybox worker --tasks report.wasm -b amqp://guest:guest@localhost// --result-backend rpc:// --time-limit 30
 
+All options of `celery worker` are accepted, and each can be set by an environment variable as well:
+CELERY_WORKER_ and its name, for example CELERY_WORKER_CONCURRENCY=8.
+
 Signals: TERM or INT lets running tasks finish, QUIT or a second INT ends them.")]
 pub(super) struct Worker {
     #[command(flatten)]
-    common: Common,
-
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(flatten)]
     serving: Serving,
 
-    /// Queues to take tasks from, separated by commas [default: celery]
-    #[arg(short = 'Q', long, value_name = "QUEUES", value_delimiter = ',')]
+    /// Queues to take tasks from, separated by commas [default: all of task_queues, else celery]
+    #[arg(
+        short = 'Q',
+        long,
+        value_name = "QUEUES",
+        value_delimiter = ',',
+        env = "CELERY_WORKER_QUEUES",
+        hide_env = true
+    )]
     queues: Vec<String>,
 
+    /// Queues not to take tasks from, separated by commas
+    #[arg(
+        short = 'X',
+        long,
+        value_name = "QUEUES",
+        value_delimiter = ',',
+        env = "CELERY_WORKER_EXCLUDE_QUEUES",
+        hide_env = true
+    )]
+    exclude_queues: Vec<String>,
+
     /// Node name; %h is the host with its domain, %n the host's name, %d its domain
-    #[arg(short = 'n', long, value_name = "NAME", default_value = "celery@%h")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "NAME",
+        default_value = "celery@%h",
+        env = "CELERY_WORKER_HOSTNAME",
+        hide_env = true
+    )]
     hostname: String,
+
+    /// Throw away all messages of the queues before the start
+    #[arg(long, alias = "discard")]
+    purge: bool,
+
+    #[command(flatten)]
+    daemon: Daemon,
+
+    #[command(flatten)]
+    inert: Inert,
 }
 
 /// What a worker serves, and how: `worker` and `check` take these.
@@ -55,21 +92,67 @@ pub(super) struct Serving {
     #[arg(short = 't', long, value_name = "PATH")]
     tasks: Vec<PathBuf>,
 
-    /// Tasks that run at the same time [default: one for each processor]
-    #[arg(short, long, value_name = "N")]
+    /// Tasks that run at the same time; `auto` or 0: one for each processor, which is also the default
+    #[arg(short, long, value_name = "N", value_parser = concurrency, env = "CELERY_WORKER_CONCURRENCY", hide_env = true)]
     concurrency: Option<u32>,
 
+    /// Tasks that run at the same time, between two numbers, as there is work: MAX,MIN
+    #[arg(long, value_name = "MAX,MIN", value_parser = autoscale, env = "CELERY_WORKER_AUTOSCALE", hide_env = true)]
+    autoscale: Option<String>,
+
     /// Messages held for each running task; 0: no limit
-    #[arg(long, value_name = "N")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "CELERY_WORKER_PREFETCH_MULTIPLIER",
+        hide_env = true
+    )]
     prefetch_multiplier: Option<u32>,
 
+    /// Take no message before a task can run (Redis)
+    #[arg(long)]
+    disable_prefetch: bool,
+
     /// Hard time limit of a task, seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "CELERY_WORKER_TIME_LIMIT",
+        hide_env = true
+    )]
     time_limit: Option<f64>,
 
     /// Soft time limit of a task, seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "CELERY_WORKER_SOFT_TIME_LIMIT",
+        hide_env = true
+    )]
     soft_time_limit: Option<f64>,
+
+    /// File that keeps revoked ids between runs
+    #[arg(
+        short = 'S',
+        long,
+        value_name = "FILE",
+        env = "CELERY_WORKER_STATEDB",
+        hide_env = true
+    )]
+    statedb: Option<PathBuf>,
+}
+
+fn autoscale(text: &str) -> Result<String, String> {
+    Autoscale::parse(text, KEEPALIVE).map(|_| text.to_owned())
+}
+
+/// `auto` and 0 stand for one task for each processor, as in Celery.
+fn concurrency(text: &str) -> Result<u32, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(0),
+        (_, Ok(number)) => Ok(number),
+        (_, Err(_)) => Err("expected a number or 'auto'".into()),
+    }
 }
 
 impl Serving {
@@ -77,7 +160,12 @@ impl Serving {
         if !self.tasks.is_empty() {
             settings.tasks = self.tasks.clone();
         }
-        settings.worker_concurrency = self.concurrency.or(settings.worker_concurrency);
+        settings.worker_concurrency = match self.concurrency {
+            Some(0) => None,
+            given => given.or(settings.worker_concurrency),
+        };
+        settings.worker_disable_prefetch |= self.disable_prefetch;
+        settings.worker_state_db = self.statedb.clone().or_else(|| settings.worker_state_db.take());
         settings.worker_prefetch_multiplier = self
             .prefetch_multiplier
             .unwrap_or(settings.worker_prefetch_multiplier);
@@ -93,39 +181,68 @@ impl Serving {
 }
 
 impl Worker {
-    pub(super) async fn main(self) -> anyhow::Result<ExitCode> {
-        let mut settings = self.common.settings()?;
-        self.connection.apply(&mut settings);
+    /// Becomes what the daemon options ask for. `Some` when this process is to end now.
+    pub(super) fn become_daemon(&self) -> anyhow::Result<Option<ExitCode>> {
+        self.daemon.become_one()
+    }
+
+    pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let hostname = node_name(&self.hostname);
+        let logfile = self.daemon.logfile(&hostname);
+        log::start(global.loglevel, global.no_color, logfile.as_deref())?;
+        let mut settings = global.settings()?;
+        global.mention_inert();
+        self.inert.mention();
         self.serving.apply(&mut settings)?;
-        let hostname: Arc<str> = node_name(&self.hostname).into();
-        let queues = settings.consumed(&self.queues, &[], &hostname)?;
+        let _pidfile = match self.daemon.pidfile(&hostname)? {
+            Ok(file) => file,
+            Err(code) => return Ok(code),
+        };
+        let queues = settings.consumed(&self.queues, &self.exclude_queues, &hostname)?;
+        let options = settings.execution(&hostname, self.serving.autoscale.as_deref())?;
+        let most = options.autoscale.map_or(options.concurrency, |scale| scale.max);
         let shutdown = Shutdown::default();
-        shutdown.follow_signals().context("cannot follow signals")?;
+        let active = Arc::<Active>::default();
+        let dump = {
+            let active = Arc::clone(&active);
+            move || dump(&active)
+        };
+        shutdown
+            .follow_signals(settings.soft_shutdown(), dump)
+            .context("cannot follow signals")?;
         let broker = connect::broker(&settings)?;
         let backend = connect::backend(&settings, &broker)?;
-        let registry = super::load(&settings, settings.concurrency()).await?;
+        if self.purge {
+            for queue in &queues {
+                let count = broker.purge(queue).await?;
+                eprintln!("purge: Erased {count} messages from the queue {}.", queue.name);
+            }
+        }
+        let mut registry = super::load(&settings, most).await?;
         anyhow::ensure!(
             registry.names().next().is_some(),
             "no component could be loaded; `celerybox check` says why"
         );
-        banner(&settings, &hostname, &queues, &registry);
-        let execution = Arc::new(Execution {
-            registry,
-            broker,
-            backend,
-            publish_retry: settings.publish_retry(),
-            defaults: settings.task_defaults(),
-            hostname: Arc::clone(&hostname),
-            result_extended: settings.result_extended,
-            slots: Arc::new(Semaphore::new(settings.concurrency() as usize)),
-            prefetch: Prefetch::new(settings.prefetch(), settings.worker_eta_task_limit),
-            shutdown,
-        });
-        let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await?;
-        Ok(match ended {
-            Ended::Warm => ExitCode::SUCCESS,
-            Ended::Cold => ExitCode::FAILURE,
-        })
+        registry.annotate(|definition| annotate(definition, &settings.task_annotations));
+        if !global.quiet {
+            banner(&settings, &hostname, &queues, &registry);
+        }
+        let execution = Execution::new(registry, broker, backend, options, active, shutdown);
+        let ended = worker::run(Arc::new(execution), &queues, || eprintln!("{hostname} ready.")).await?;
+        match ended {
+            Ended::Warm => Ok(ExitCode::SUCCESS),
+            Ended::Cold => Ok(ExitCode::FAILURE),
+            Ended::Restart => Err(exec_again()).context("cannot start again"),
+        }
+    }
+}
+
+/// Writes what is here to stderr, for USR1.
+fn dump(active: &Active) {
+    let entries = active.entries();
+    eprintln!("\n{} tasks are here", entries.len());
+    for entry in entries {
+        eprintln!("  {}", entry.line());
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{OneOrMany, Settings, SettingsError};
 use crate::backend::filesystem::FilesystemBackend;
+use crate::backend::persistent::{Persistent, Retries};
 use crate::backend::redis::{self as redis_backend, RedisBackend};
 use crate::backend::rpc::RpcBackend;
 use crate::backend::{BackendError, ResultBackend};
@@ -17,6 +19,9 @@ use crate::nearest::did_you_mean;
 use crate::policy::admit::seconds;
 use crate::redis_url::Connecting;
 use crate::tls::Tls;
+
+/// As good as for ever.
+const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The schemes a broker URL may have.
 const BROKERS: &str = "amqp://, amqps://, redis://, rediss://, redis+socket://, sentinel:// or filesystem://";
@@ -257,12 +262,17 @@ pub fn backend(
     settings: &Settings,
     broker: &Arc<dyn Broker>,
 ) -> Result<Option<Arc<dyn ResultBackend>>, BackendError> {
+    let documents = match settings.content() {
+        Ok(content) => content.documents,
+        Err(wrong) => return Err(BackendError::Config(wrong.join("\n"))),
+    };
     let Some(url) = &settings.result_backend else {
         if settings.broker_url.is_some() {
             return Ok(None);
         }
         let folders = embedded(settings).map_err(BackendError::Config)?;
-        return Ok(Some(Arc::new(FilesystemBackend::new(&folders.results)?)));
+        let backend = FilesystemBackend::new(&folders.results)?.documents(documents);
+        return Ok(Some(persistent(settings, Arc::new(backend))));
     };
     match scheme(url) {
         "redis" | "rediss" | "redis+socket" | "socket" | "unix" | "sentinel" => {
@@ -277,11 +287,20 @@ pub fn backend(
                 connecting: redis_connecting(settings, transport)?,
                 ..redis_backend::Options::default()
             };
-            Ok(Some(Arc::new(RedisBackend::new(url, options)?)))
+            let backend = RedisBackend::new(url, options)?.documents(documents);
+            Ok(Some(persistent(settings, Arc::new(backend))))
         }
-        "rpc" => Ok(Some(Arc::new(
-            RpcBackend::new(Arc::clone(broker)).persistent(settings.result_persistent),
-        ))),
+        "rpc" => {
+            if settings.result_compression.is_some() {
+                tracing::warn!(
+                    "the setting result_compression has no effect: RPC results are never compressed"
+                );
+            }
+            let backend = RpcBackend::new(Arc::clone(broker))
+                .persistent(settings.result_persistent)
+                .documents(documents);
+            Ok(Some(persistent(settings, Arc::new(backend))))
+        }
         "file" => {
             let path = url::Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
             let path = path.ok_or_else(|| {
@@ -289,13 +308,27 @@ pub fn backend(
                     "result_backend: {url:?} names no folder; write file:///folder"
                 ))
             })?;
-            Ok(Some(Arc::new(FilesystemBackend::new(&path)?)))
+            let backend = FilesystemBackend::new(&path)?.documents(documents);
+            Ok(Some(persistent(settings, Arc::new(backend))))
         }
         "disabled" => Ok(None),
         other => Err(BackendError::Config(format!(
             "result_backend: unknown scheme {other:?}; expected {BACKENDS}"
         ))),
     }
+}
+
+/// The backend, asked again as `result_backend_always_retry` and its fellows say.
+fn persistent(settings: &Settings, backend: Arc<dyn ResultBackend>) -> Arc<dyn ResultBackend> {
+    if !settings.result_backend_always_retry {
+        return backend;
+    }
+    let retries = Retries {
+        most: settings.result_backend_max_retries,
+        base: Duration::from_millis(settings.result_backend_base_sleep_between_retries_ms),
+        longest: Duration::from_millis(settings.result_backend_max_sleep_between_retries_ms),
+    };
+    Arc::new(Persistent::new(backend, retries))
 }
 
 /// The part before `://`; Celery takes a scheme alone as well (`redis`).
@@ -321,6 +354,8 @@ fn redis_connecting(settings: &Settings, transport: ResultTransport) -> Result<C
     Ok(Connecting {
         tls: tls.map_err(BackendError::Config)?,
         connect_timeout: seconds(settings.redis_socket_connect_timeout).unwrap_or(connecting.connect_timeout),
+        // 0 is no limit; so is a year.
+        response_timeout: Some(seconds(Some(settings.redis_socket_timeout)).unwrap_or(YEAR)),
         master_name: transport.master_name,
         sentinel: sentinel.unwrap_or_default(),
         ..connecting

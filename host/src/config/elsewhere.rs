@@ -112,6 +112,10 @@ pub const ELSEWHERE: &[(&str, Reason)] = &[
         NotApplicable("messages are sent in protocol 2, which all supported versions read"),
     ),
     (
+        "task_repr_maxlevels",
+        NotApplicable("arguments are shown to a depth of 3, Celery's default"),
+    ),
+    (
         "task_remote_tracebacks",
         NotApplicable("tracebacks are always stored as text"),
     ),

@@ -3,7 +3,9 @@
 //! Precedence: command line, environment, file, default. Unknown keys are errors.
 
 pub mod connect;
+pub mod content;
 pub mod elsewhere;
+mod execution;
 mod queues;
 mod settings;
 
@@ -108,12 +110,12 @@ impl Settings {
             !self.task_default_queue.is_empty(),
             "task_default_queue: expected the name of a queue".into(),
         );
-        for name in &self.accept_content {
-            check(
-                content_type(name).is_some(),
-                format!("accept_content: {name:?} is not supported yet; this version takes \"json\""),
-            );
-        }
+        check(
+            self.limits.body >= self.limits.arguments,
+            "limits.body: expected at least limits.arguments, as arguments are a part of the body".into(),
+        );
+        wrong.extend(self.content().err().into_iter().flatten());
+        wrong.extend(self.check_execution());
         if wrong.is_empty() {
             Ok(())
         } else {
@@ -121,26 +123,25 @@ impl Settings {
         }
     }
 
-    /// The settings that each task may override.
-    pub fn task_defaults(&self) -> Defaults {
+    /// The settings that each task may override. Reads the files that `security_*` name.
+    pub fn task_defaults(&self) -> Result<Defaults, SettingsError> {
         let either = self.task_acks_on_failure_or_timeout;
-        Defaults {
-            accept_content: self
-                .accept_content
-                .iter()
-                .filter_map(|name| content_type(name))
-                .collect(),
+        let content = self.content().map_err(SettingsError::Invalid)?;
+        Ok(Defaults {
+            reader: content.reader,
+            writer: content.writer,
             acks_late: self.task_acks_late,
             acks_on_failure: self.task_acks_on_failure.unwrap_or(either),
             acks_on_timeout: self.task_acks_on_timeout.unwrap_or(either),
             reject_on_worker_lost: self.task_reject_on_worker_lost.unwrap_or(false),
+            retry_on_worker_lost: self.task_retry_on_worker_lost,
             ignore_result: self.task_ignore_result,
             store_errors_even_if_ignored: self.task_store_errors_even_if_ignored,
             track_started: self.task_track_started,
             time_limit: self.task_time_limit,
             soft_time_limit: self.task_soft_time_limit,
             longest: self.limits.time.map(|seconds| seconds as f64),
-        }
+        })
     }
 
     /// How long a message that cannot be sent is tried again.
@@ -166,11 +167,6 @@ impl Settings {
         self.worker_concurrency
             .unwrap_or_else(|| u32::try_from(processors()).unwrap_or(1))
     }
-
-    /// How many messages the worker may hold; 0 means no limit.
-    pub fn prefetch(&self) -> u32 {
-        self.concurrency().saturating_mul(self.worker_prefetch_multiplier)
-    }
 }
 
 /// What is wrong with a name in the file; a setting that does nothing here is only mentioned.
@@ -188,11 +184,6 @@ fn unknown(name: &str) -> Option<String> {
         Some(nearest) => format!("unknown setting {name}; did you mean {nearest}?"),
         None => format!("unknown setting {name}; the README lists all of them"),
     })
-}
-
-/// The content type of a serializer that this version understands, by name or content type.
-fn content_type(name: &str) -> Option<String> {
-    matches!(name, "json" | "application/json").then(|| "application/json".to_owned())
 }
 
 #[cfg(test)]
@@ -215,7 +206,7 @@ mod tests {
     #[test]
     fn every_value_that_makes_no_sense_is_reported_at_once() {
         let settings: Settings = toml::from_str(
-            "task_time_limit = 1\ntask_soft_time_limit = 2\nworker_concurrency = 0\naccept_content = [\"pickle\"]",
+            "task_time_limit = 1\ntask_soft_time_limit = 2\nworker_concurrency = 0\naccept_content = [\"pickled\"]",
         )
         .unwrap();
         let Err(SettingsError::Invalid(wrong)) = settings.validate() else {
@@ -228,7 +219,7 @@ mod tests {
     fn acks_on_failure_and_on_timeout_fall_back_to_their_common_setting() {
         let settings: Settings =
             toml::from_str("task_acks_on_failure_or_timeout = false\ntask_acks_on_failure = true").unwrap();
-        let defaults = settings.task_defaults();
+        let defaults = settings.task_defaults().unwrap();
         assert!(defaults.acks_on_failure);
         assert!(!defaults.acks_on_timeout);
     }

@@ -72,7 +72,7 @@ settings! {
     task_serializer: String = "json".into();
     /// Compression of the messages this worker sends: `gzip`, `bzip2`, `lzma`, `brotli`, `zstd`; none by default.
     task_compression: Option<String> = None;
-    /// Priority of the messages this worker sends where neither task nor message has one.
+    /// Priority of the messages that `celerybox call` sends without one.
     task_default_priority: Option<u8> = None;
     /// Private key that signs what this worker sends with the serializer `auth`: a PEM file.
     security_key: Option<PathBuf> = None;
@@ -177,8 +177,6 @@ settings! {
     task_default_rate_limit: Option<toml::Value> = None;
     /// Options of tasks by name (or `*` for all), over those that components declare.
     task_annotations: BTreeMap<String, toml::Table> = BTreeMap::new();
-    /// Depth of the arguments shown in logs.
-    task_repr_maxlevels: usize = 3;
 
     // Worker.
 

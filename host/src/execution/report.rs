@@ -39,14 +39,37 @@ pub(super) fn finished(request: &Request, run: &Run) {
         }
         Outcome::Ignore => info!("Task {name}[{id}] ignored"),
         Outcome::WorkerLost(reason) => error!("Task {name}[{id}] lost its sandbox: {reason}"),
-        Outcome::Expired | Outcome::Cancelled => {}
+        Outcome::Revoked(_) | Outcome::Refused(_) | Outcome::Duplicate | Outcome::Cancelled => {}
     }
 }
 
-/// A cold shutdown ended a run.
-pub(super) fn cancelled(request: &Request) {
-    warn!(
-        "Task {}[{}] cancelled by a cold shutdown",
+/// A run was ended from outside.
+pub(super) fn ended(request: &Request, outcome: &Outcome) {
+    let (name, id) = (request.shown_name(), &request.id);
+    match outcome {
+        Outcome::Revoked(_) => warn!("Task {name}[{id}] terminated"),
+        _ => warn!("Task {name}[{id}] cancelled by a cold shutdown or a lost connection"),
+    }
+}
+
+/// A task waits no longer, because its connection is gone.
+pub(super) fn forgotten(request: &Request) {
+    info!(
+        "Task {}[{}] is left to the broker, which sends it again: its connection is gone",
+        request.shown_name(),
+        request.id
+    );
+}
+
+/// A task whose message came again is not run again.
+pub(super) fn done_before(request: &Request, why: &str) {
+    info!("Task {}[{}] ignored: {why}", request.shown_name(), request.id);
+}
+
+/// A task's ETA is no time.
+pub(super) fn overflow(request: &Request) {
+    error!(
+        "Couldn't convert ETA to timestamp: date value out of range. Task: {}[{}]",
         request.shown_name(),
         request.id
     );

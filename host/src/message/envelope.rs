@@ -4,8 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::content::json;
+use super::raw::RawMap;
 use super::{JsonMap, Message, Outgoing, Properties, Route};
 
 /// What an envelope holds.
@@ -40,23 +43,41 @@ struct Envelope<'a> {
     content_encoding: Option<String>,
     #[serde(rename = "content-type", default)]
     content_type: Option<String>,
-    #[serde(default)]
-    headers: Value,
-    #[serde(default)]
-    properties: JsonMap,
+    /// Read apart: it may have what only Python calls JSON.
+    #[serde(borrow, default)]
+    headers: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    properties: Option<&'a RawValue>,
     /// Where kombu's transports other than Redis say it.
     #[serde(default, skip_serializing)]
     redelivered: Value,
 }
 
-/// Opens an envelope.
+/// Opens an envelope. Numbers that no JSON value can hold, Python's `NaN` among them, arrive in the form of kombu's
+/// typed values, lone surrogates as U+FFFD.
 pub fn open(text: &[u8]) -> Result<Opened, EnvelopeError> {
+    let not_a_map = || EnvelopeError::Json(serde::de::Error::custom("not a map"));
     if text.trim_ascii_start().first() != Some(&b'{') {
         // Or else a list would be read as the fields in their order.
-        return Err(EnvelopeError::Json(serde::de::Error::custom("not a map")));
+        return Err(not_a_map());
     }
-    let envelope: Envelope<'_> = serde_json::from_slice(text)?;
-    let mut properties = envelope.properties;
+    let mended;
+    let envelope: Envelope<'_> = match serde_json::from_slice(text) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            let Ok(text) = std::str::from_utf8(text) else {
+                return Err(error.into());
+            };
+            mended = json::strict(text);
+            serde_json::from_str(&mended).map_err(|_| error)?
+        }
+    };
+    let value = |raw: Option<&RawValue>| raw.map_or(Some(Value::Null), |raw| json::value(raw.get()));
+    let mut properties = match value(envelope.properties) {
+        Some(Value::Object(properties)) => properties,
+        Some(Value::Null) => JsonMap::new(),
+        _ => return Err(not_a_map()),
+    };
     let body = match properties.remove("body_encoding") {
         Some(Value::String(encoding)) if encoding == "base64" => BASE64.decode(envelope.body.as_bytes())?,
         _ => envelope.body.into_owned().into_bytes(),
@@ -80,8 +101,8 @@ pub fn open(text: &[u8]) -> Result<Opened, EnvelopeError> {
         redelivered,
         delivery_tag: take_text(&mut properties, "delivery_tag"),
         message: Message {
-            headers: match envelope.headers {
-                Value::Object(headers) => Some(headers),
+            headers: match value(envelope.headers) {
+                Some(Value::Object(headers)) => Some(headers),
                 _ => None,
             },
             properties: Properties {
@@ -112,34 +133,75 @@ pub fn seal(outgoing: &Outgoing) -> String {
     info.insert("exchange".into(), outgoing.route.exchange.clone().into());
     info.insert("routing_key".into(), outgoing.route.routing_key.clone().into());
     properties.insert("delivery_info".into(), Value::Object(info));
+    let (headers, properties) = (raw(message.headers.clone().unwrap_or_default()), raw(properties));
     let envelope = Envelope {
         body: BASE64.encode(&message.body).into(),
         content_encoding: message.properties.content_encoding.clone(),
         content_type: message.properties.content_type.clone(),
-        headers: Value::Object(message.headers.clone().unwrap_or_default()),
-        properties,
+        headers: Some(&headers),
+        properties: Some(&properties),
         redelivered: Value::Null,
     };
     // A map with text keys always serializes.
-    serde_json::to_string(&envelope).unwrap_or_default()
+    let text = serde_json::to_string(&envelope).unwrap_or_default();
+    json::python(&text).into_owned()
 }
 
-/// Marks an envelope as delivered before, for its way back to the queue (contract section 2.2.4).
-/// Text that is no envelope comes back as it is.
+fn raw(map: JsonMap) -> Box<RawValue> {
+    RawValue::from_string(Value::Object(map).to_string()).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+/// Marks an envelope as delivered before, for its way back to the queue (contract section 2.2.4). All else stays as
+/// it is. Text that is no envelope comes back unchanged.
 pub fn mark_redelivered(text: &str) -> String {
-    let Ok(Value::Object(mut envelope)) = serde_json::from_str(text) else {
-        return text.to_owned();
+    match mark(text) {
+        Ok(marked) => marked,
+        // Perhaps it has Python's NaN and the like.
+        Err(_) => match mark(&json::strict(text)) {
+            Ok(marked) => json::python(&marked).into_owned(),
+            Err(_) => text.to_owned(),
+        },
+    }
+}
+
+fn mark(text: &str) -> serde_json::Result<String> {
+    let yes = RawValue::from_string("true".to_owned())?;
+    let set = |map: &RawValue| -> serde_json::Result<Box<RawValue>> {
+        let mut map: RawMap<'_> = serde_json::from_str(map.get())?;
+        map.set("redelivered", &yes);
+        serde_json::value::to_raw_value(&map)
     };
-    if let Some(Value::Object(headers)) = envelope.get_mut("headers") {
-        headers.insert("redelivered".into(), true.into());
+    let mut envelope: RawMap<'_> = serde_json::from_str(text)?;
+    let headers = envelope
+        .get("headers")
+        .filter(|raw| raw.get().starts_with('{'))
+        .map(set)
+        .transpose()?;
+    if let Some(headers) = &headers {
+        envelope.set("headers", headers);
     }
-    if let Some(Value::Object(info)) = envelope
-        .get_mut("properties")
-        .and_then(|p| p.get_mut("delivery_info"))
-    {
-        info.insert("redelivered".into(), true.into());
+    let properties = envelope
+        .get("properties")
+        .filter(|raw| raw.get().starts_with('{'));
+    let properties = match properties {
+        None => None,
+        Some(raw) => {
+            let mut properties: RawMap<'_> = serde_json::from_str(raw.get())?;
+            let info = properties
+                .get("delivery_info")
+                .filter(|raw| raw.get().starts_with('{'))
+                .map(set)
+                .transpose()?;
+            if let Some(info) = &info {
+                properties.set("delivery_info", info);
+            }
+            Some(serde_json::value::to_raw_value(&properties)?)
+        }
+    };
+    if let Some(properties) = &properties {
+        envelope.set("properties", properties);
     }
-    Value::Object(envelope).to_string()
+    serde_json::to_string(&envelope)
 }
 
 /// The properties as one map, with the names of kombu's envelope.
@@ -239,6 +301,48 @@ mod tests {
         let opened = open(seal(&outgoing).as_bytes()).unwrap();
         assert_eq!(opened.message.properties.priority, Some(0));
         assert_eq!(opened.message.properties.delivery_mode, Some(2));
+    }
+
+    /// Headers are the sender's: what Python can write there comes back as it was.
+    #[test]
+    fn what_only_python_calls_json_opens_and_survives() {
+        let text = r#"{"body": "", "headers": {"big": 123456789012345678901234567890, "n": [NaN, -Infinity],
+            "lone": "\ud800", "small": 1.10}, "properties": {"x": NaN, "delivery_info": {"exchange": ""}}}"#;
+        let opened = open(text.as_bytes()).unwrap();
+        let headers = opened.message.headers.clone().unwrap();
+        assert_eq!(headers["lone"], "\u{fffd}");
+        assert_eq!(opened.message.properties.other["x"]["__value__"], "NaN");
+        let outgoing = Outgoing {
+            route: opened.route,
+            message: opened.message,
+        };
+        let sealed = seal(&outgoing);
+        assert!(
+            sealed.contains(r#""big":123456789012345678901234567890"#),
+            "{sealed}"
+        );
+        assert!(
+            sealed.contains(r#""n":[NaN,-Infinity]"#) && sealed.contains(r#""x":NaN"#),
+            "{sealed}"
+        );
+
+        let marked = mark_redelivered(text);
+        for kept in [
+            "123456789012345678901234567890",
+            "[NaN, -Infinity]",
+            r#""\ud800""#,
+            "1.10",
+        ] {
+            assert!(marked.contains(kept), "{marked}");
+        }
+        let opened = open(marked.as_bytes()).unwrap();
+        assert!(opened.redelivered && opened.message.headers.unwrap()["redelivered"] == true);
+        // An exact number needs no detour.
+        let big = r#"{"headers":{"big":123456789012345678901234567890},"properties":{}}"#;
+        assert_eq!(
+            mark_redelivered(big),
+            r#"{"headers":{"big":123456789012345678901234567890,"redelivered":true},"properties":{}}"#
+        );
     }
 
     #[test]

@@ -1,14 +1,36 @@
 //! Times in messages (contract section 1.4).
 
-use jiff::Timestamp;
 use jiff::civil::{Date, Time};
 use jiff::tz::Offset;
+use jiff::{SignedDuration, Timestamp};
 
 /// Reads ISO 8601 as dateutil's `isoparse` does, which Celery uses: extended and basic format, parts left out from
 /// the right. A time without an offset is UTC. Week and ordinal dates are not read.
 ///
 /// A time after the last [`Timestamp`], such as Python's `datetime.max`, becomes that last one.
 pub fn parse_time(text: &str) -> Option<Timestamp> {
+    let (date, time, offset) = read(text)?;
+    let timestamp = offset.to_timestamp(date.to_datetime(time));
+    let nearest = if date.year() > 0 {
+        Timestamp::MAX
+    } else {
+        Timestamp::MIN
+    };
+    Some(timestamp.unwrap_or(nearest))
+}
+
+/// Whether a time that [`parse_time`] reads is outside of the years 1 to 9999 in UTC, where Python cannot convert it.
+pub fn time_overflows(text: &str) -> bool {
+    let Some((date, time, offset)) = read(text) else {
+        return false;
+    };
+    let utc = date
+        .to_datetime(time)
+        .checked_sub(SignedDuration::from_secs(offset.seconds().into()));
+    !utc.is_ok_and(|utc| utc.year() > 0)
+}
+
+fn read(text: &str) -> Option<(Date, Time, Offset)> {
     let mut rest = text;
     let mut date = read_date(&mut rest)?;
     let (mut time, mut offset) = (Time::midnight(), Offset::UTC);
@@ -22,13 +44,7 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
         }
         offset = read_offset(clock)?;
     }
-    let timestamp = offset.to_timestamp(date.to_datetime(time));
-    let nearest = if date.year() > 0 {
-        Timestamp::MAX
-    } else {
-        Timestamp::MIN
-    };
-    Some(timestamp.unwrap_or(nearest))
+    Some((date, time, offset))
 }
 
 /// A time as Python prints it: microseconds unless they are zero, offset `+00:00`.

@@ -2,8 +2,11 @@
 //!
 //! No I/O and no clock: everything here is a value or a pure function.
 
+mod body;
+pub mod content;
 pub mod envelope;
 mod iso8601;
+mod raw;
 pub mod repr;
 pub mod request;
 pub mod retry;

@@ -1,12 +1,14 @@
-//! From a delivered message to a request: protocol 2 of Celery (contract section 1).
+//! From a delivered message to a request: protocols 1 and 2 of Celery (contract section 1).
 
 use jiff::Timestamp;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
+use super::body::{self, Parsed};
+use super::content::{ContentError, Reader, Serializer, Writer};
 use super::{JsonMap, Message, Route};
 
-pub use super::iso8601::{format_time, parse_time};
+pub use super::body::Body;
+pub use super::iso8601::{format_time, parse_time, time_overflows};
 
 /// Headers that belong to the protocol. Every other header is the sender's own and is kept (contract section 1.2).
 pub const PROTOCOL_HEADERS: [&str; 23] = [
@@ -83,23 +85,6 @@ pub struct Request {
     pub body: Body,
 }
 
-/// The three elements of a protocol 2 body, as raw JSON text.
-#[derive(Debug, Clone)]
-pub struct Body {
-    /// Positional arguments, a JSON list.
-    pub args: Box<RawValue>,
-    /// Keyword arguments, a JSON map.
-    pub kwargs: Box<RawValue>,
-    /// Signatures called on success.
-    pub callbacks: Option<Box<RawValue>>,
-    /// Signatures called on failure.
-    pub errbacks: Option<Box<RawValue>>,
-    /// The rest of the chain, in reverse order.
-    pub chain: Option<Box<RawValue>>,
-    /// The chord's body.
-    pub chord: Option<Box<RawValue>>,
-}
-
 /// Why a message cannot be run (the table of contract section 1.1).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
@@ -115,6 +100,9 @@ pub enum Unusable {
     /// The body is not what its content type says.
     #[error("Can't decode message body: {0}")]
     Undecodable(String),
+    /// The body is larger than it may be once it is inflated, or nested too deep.
+    #[error("Refusing to decode message body: {0}")]
+    TooLarge(String),
 }
 
 /// The headers alone, enough to look the task up (contract section 1.1: an unknown task's body is never decoded).
@@ -126,60 +114,143 @@ pub struct Identity {
     pub task: String,
 }
 
-/// Reads who a message is for. Protocol 2 only: the headers are a map with `task` and `id`.
-pub fn identify(message: &Message) -> Result<Identity, Unusable> {
+/// A task message of which it is known who it is for.
+#[derive(Debug)]
+pub struct Recognized {
+    /// Who it is for.
+    pub identity: Identity,
+    /// The message; one of protocol 1 has become one of protocol 2 with a JSON body.
+    pub message: Message,
+    /// The body, where it had to be decoded to find that out.
+    body: Option<Body>,
+}
+
+/// Finds out who a message is for (contract section 1.1). `now` decides which certificates have expired.
+pub fn recognize(mut message: Message, reader: &Reader, now: Timestamp) -> Result<Recognized, Unusable> {
     let headers = message
         .headers
         .as_ref()
         .ok_or_else(|| Unusable::UnknownFormat("the headers are not a map".into()))?;
+    let mut body = None;
+    if !headers.contains_key("task") {
+        let unknown = || Unusable::UnknownFormat("neither headers nor body name a task".into());
+        match decode_body(&message, reader, now) {
+            Ok(Parsed::Map {
+                body: parsed,
+                headers,
+                ..
+            }) if headers.contains_key("task") => {
+                // In protocol 1 the body says everything; headers are the caller's own.
+                let mut all = message.headers.take().unwrap_or_default();
+                all.extend(headers);
+                upgrade(&mut message, &parsed, all);
+                body = Some(parsed);
+            }
+            // A list, or a map that is something else's.
+            Ok(_) => return Err(unknown()),
+            Err(Unusable::Invalid(_)) => return Err(unknown()),
+            Err(error) => return Err(error),
+        }
+    }
+    let none = JsonMap::new();
+    let headers = message.headers.as_ref().unwrap_or(&none);
     let task = match headers.get("task") {
         Some(Value::String(task)) if !task.is_empty() => task.clone(),
-        Some(_) => return Err(Unusable::Invalid("the header 'task' is not a name".into())),
-        None => return Err(Unusable::UnknownFormat("there is no header 'task'".into())),
+        _ => return Err(Unusable::Invalid("the header 'task' is not a name".into())),
     };
     match headers.get("id") {
-        Some(Value::String(id)) if !id.is_empty() => Ok(Identity { id: id.clone(), task }),
+        Some(Value::String(id)) if !id.is_empty() => Ok(Recognized {
+            identity: Identity { id: id.clone(), task },
+            message,
+            body,
+        }),
         _ => Err(Unusable::Invalid("the header 'id' is missing".into())),
     }
 }
 
-/// Decodes a message of protocol 2 with a JSON body. `accept` are the content types this worker takes.
+/// Makes a message one of protocol 2, which is what a retry sends.
+fn upgrade(message: &mut Message, body: &Body, headers: JsonMap) {
+    message.headers = Some(headers);
+    // JSON is always written.
+    let _ = Writer::default().fill(message, &body.to_json(None, None));
+}
+
+/// Decodes a message of protocol 1 or 2. `accept` are the content types this worker takes.
 pub fn decode(
     message: Message,
     route: Route,
     redelivered: bool,
     accept: &[String],
 ) -> Result<Request, Unusable> {
-    let Identity { id, task } = identify(&message)?;
-    let body = decode_body(&message, accept)?;
-    let none = JsonMap::new();
-    let headers = message.headers.as_ref().unwrap_or(&none);
-    let (time_limit, soft_time_limit) = time_limits(headers)?;
-    Ok(Request {
-        id,
-        task,
-        shadow: text(headers, "shadow").filter(|shadow| !shadow.is_empty()),
-        retries: count(headers, "retries"),
-        eta: time(headers, "eta")?,
-        expires: time(headers, "expires")?,
-        time_limit,
-        soft_time_limit,
-        root_id: text(headers, "root_id"),
-        parent_id: text(headers, "parent_id"),
-        group: text(headers, "group"),
-        group_index: headers
-            .get("group_index")
-            .and_then(Value::as_u64)
-            .and_then(|n| u32::try_from(n).ok()),
-        origin: text(headers, "origin"),
-        ignore_result: headers.get("ignore_result").and_then(Value::as_bool),
-        replaced_task_nesting: count(headers, "replaced_task_nesting"),
-        stamped_headers: names(headers, "stamped_headers"),
-        redelivered: redelivered || headers.get("redelivered").and_then(Value::as_bool) == Some(true),
-        message,
-        route,
-        body,
-    })
+    let reader = Reader {
+        accept: accept.iter().filter_map(|name| Serializer::named(name)).collect(),
+        ..Reader::default()
+    };
+    // Nothing is signed where nobody is trusted.
+    let now = Timestamp::MAX;
+    recognize(message, &reader, now)?.decode(route, redelivered, &reader, now)
+}
+
+impl Recognized {
+    /// Decodes the rest of the message.
+    pub fn decode(
+        self,
+        route: Route,
+        redelivered: bool,
+        reader: &Reader,
+        now: Timestamp,
+    ) -> Result<Request, Unusable> {
+        let Self {
+            identity: Identity { id, task },
+            mut message,
+            body,
+        } = self;
+        let body = match body.map_or_else(
+            || decode_body(&message, reader, now),
+            |body| Ok(Parsed::List(body)),
+        )? {
+            Parsed::List(body) => body,
+            // The hybrid: what protocol 1 says, where the headers do not say otherwise.
+            Parsed::Map {
+                body,
+                mut headers,
+                has_args: true,
+            } => {
+                headers.extend(message.headers.take().unwrap_or_default());
+                upgrade(&mut message, &body, headers);
+                body
+            }
+            Parsed::Map { .. } => return Err(Unusable::Invalid("the body has no arguments".into())),
+        };
+        let none = JsonMap::new();
+        let headers = message.headers.as_ref().unwrap_or(&none);
+        let (time_limit, soft_time_limit) = time_limits(headers)?;
+        Ok(Request {
+            id,
+            task,
+            shadow: text(headers, "shadow").filter(|shadow| !shadow.is_empty()),
+            retries: count(headers, "retries"),
+            eta: time(headers, "eta")?,
+            expires: time(headers, "expires")?,
+            time_limit,
+            soft_time_limit,
+            root_id: text(headers, "root_id"),
+            parent_id: text(headers, "parent_id"),
+            group: text(headers, "group"),
+            group_index: headers
+                .get("group_index")
+                .and_then(Value::as_u64)
+                .and_then(|n| u32::try_from(n).ok()),
+            origin: text(headers, "origin"),
+            ignore_result: headers.get("ignore_result").and_then(Value::as_bool),
+            replaced_task_nesting: count(headers, "replaced_task_nesting"),
+            stamped_headers: names(headers, "stamped_headers"),
+            redelivered: redelivered || headers.get("redelivered").and_then(Value::as_bool) == Some(true),
+            message,
+            route,
+            body,
+        })
+    }
 }
 
 impl Request {
@@ -223,80 +294,21 @@ impl Request {
     }
 }
 
-fn decode_body(message: &Message, accept: &[String]) -> Result<Body, Unusable> {
-    let content_type = message
-        .properties
-        .content_type
-        .as_deref()
-        .unwrap_or("application/data");
-    if content_type != "application/json" || !accept.iter().any(|accepted| accepted == content_type) {
-        return Err(Unusable::ContentDisallowed(format!(
-            "{content_type} (accepted: {}; the setting is accept_content)",
-            accept.join(", ")
-        )));
-    }
-    if let Some(compression) = message
-        .headers
-        .iter()
-        .flatten()
-        .find(|(name, _)| *name == "compression")
-    {
-        return Err(Unusable::ContentDisallowed(format!(
-            "{content_type} compressed as {}: compressed messages are not supported yet",
-            compression.1
-        )));
-    }
-    let parts: Vec<&RawValue> = serde_json::from_slice(&message.body).map_err(|error| {
-        if error.is_data() {
-            return Unusable::Invalid(format!("the body is not a list: {error}"));
-        }
+fn decode_body(message: &Message, reader: &Reader, now: Timestamp) -> Result<Parsed, Unusable> {
+    let undecodable = |error: &dyn std::fmt::Display| {
         let start = message.body.get(..SHOWN_BODY).unwrap_or(&message.body);
         let shown = String::from_utf8_lossy(start);
         Unusable::Undecodable(format!("{error}; {} bytes: {shown:?}", message.body.len()))
-    })?;
-    let [args, kwargs, embed] = parts.as_slice() else {
-        return Err(Unusable::Invalid(format!(
-            "the body has {} parts instead of 3",
-            parts.len()
-        )));
     };
-    if !args.get().starts_with('[') {
-        return Err(Unusable::Invalid(
-            "the positional arguments are not a list".into(),
-        ));
+    let text = reader.body(message, now).map_err(|error| match error {
+        ContentError::Disallowed(what) | ContentError::Refused(what) => Unusable::ContentDisallowed(what),
+        ContentError::TooLarge(what) => Unusable::TooLarge(what),
+        error @ ContentError::Malformed(_) => undecodable(&error),
+    })?;
+    match body::parse(&text) {
+        Ok(parsed) => parsed,
+        Err(error) => Err(undecodable(&error)),
     }
-    if !kwargs.get().starts_with('{') {
-        return Err(Unusable::Invalid("the keyword arguments are not a map".into()));
-    }
-    if embed.get().starts_with('[') {
-        // It would be read as the fields in their order.
-        return Err(Unusable::Invalid(
-            "the third part of the body is not a map".into(),
-        ));
-    }
-    let embed: Option<Embed> = serde_json::from_str(embed.get())
-        .map_err(|error| Unusable::Invalid(format!("the third part of the body: {error}")))?;
-    let embed = embed.unwrap_or_default();
-    Ok(Body {
-        args: (*args).to_owned(),
-        kwargs: (*kwargs).to_owned(),
-        callbacks: embed.callbacks,
-        errbacks: embed.errbacks,
-        chain: embed.chain,
-        chord: embed.chord,
-    })
-}
-
-#[derive(serde::Deserialize, Default)]
-struct Embed {
-    #[serde(default)]
-    callbacks: Option<Box<RawValue>>,
-    #[serde(default)]
-    errbacks: Option<Box<RawValue>>,
-    #[serde(default)]
-    chain: Option<Box<RawValue>>,
-    #[serde(default)]
-    chord: Option<Box<RawValue>>,
 }
 
 fn text(headers: &JsonMap, name: &str) -> Option<String> {
@@ -508,7 +520,10 @@ mod tests {
             "[[], null, {}]",
             "[[], {}, []]",
             "[[], {}, 7]",
-            r#"{"args": [2, 3], "kwargs": {}}"#,
+            r#"{"kwargs": {}}"#,
+            r#"{"args": {}, "kwargs": {}}"#,
+            r#"{"args": [], "kwargs": []}"#,
+            "",
         ] {
             let error = with_body(body).unwrap_err();
             assert!(matches!(error, Unusable::Invalid(_)), "{body}: {error}");
@@ -518,11 +533,12 @@ mod tests {
     #[test]
     fn bodies_that_are_not_json_are_undecodable() {
         for body in [
-            "",
             "[",
             "[[], {}, {}",
             "[[], {}, {}] x",
-            "[[NaN], {}, {}]",
+            "{",
+            "[[nan], {}, {}]",
+            "[[NaN, {}, {}]",
             "\u{feff}[[], {}, {}]",
         ] {
             let error = with_body(body).unwrap_err();
@@ -579,9 +595,73 @@ mod tests {
         let error = decode(json, Route::default(), false, &["application/x-yaml".to_owned()]).unwrap_err();
         assert!(matches!(error, Unusable::ContentDisallowed(_)), "{error}");
         let compressed = with(json!({"compression": "zlib"})).unwrap_err();
-        assert!(
-            matches!(compressed, Unusable::ContentDisallowed(_)),
-            "{compressed}"
+        assert!(matches!(compressed, Unusable::Undecodable(_)), "{compressed}");
+    }
+
+    #[test]
+    fn pythons_nan_becomes_kombus_form() {
+        let request = with_body(r#"[[NaN, "NaN"], {"k": -Infinity}, null]"#).unwrap();
+        let nan = r#"{"__type__": "float", "__value__": "NaN"}"#;
+        assert_eq!(request.body.args.get(), format!(r#"[{nan}, "NaN"]"#));
+        assert_eq!(
+            request.body.kwargs.get(),
+            r#"{"k": {"__type__": "float", "__value__": "-Infinity"}}"#
         );
+    }
+
+    /// Contract section 1.3: the whole body becomes the request.
+    #[test]
+    fn protocol_1_becomes_protocol_2() {
+        let body = r#"{"task": "t", "id": "i", "args": [1, NaN], "kwargs": {"k": 2}, "group": "g0", "taskset": "g1",
+            "retries": 2, "eta": "2030-01-02T03:04:05", "expires": null, "utc": true, "callbacks": [{"task": "cb"}],
+            "timelimit": [30, null], "chord": null, "mine": "x", "chain": [1]}"#;
+        let request = try_decode(message(json!({"mine-too": 1, "retries": 7}), body)).unwrap();
+        assert_eq!(
+            (request.id.as_str(), request.task.as_str(), request.retries),
+            ("i", "t", 2)
+        );
+        assert_eq!(request.group.as_deref(), Some("g1"));
+        assert_eq!(
+            request.eta.map(format_time).as_deref(),
+            Some("2030-01-02T03:04:05+00:00")
+        );
+        assert_eq!(request.time_limit, Some(30.0));
+        assert!(request.body.callbacks.is_some() && request.body.chain.is_none());
+        assert_eq!(
+            request.arguments_repr(),
+            ("(1, {'__type__': 'float', '__value__': 'NaN'})", "{'k': 2}")
+        );
+        let custom = json!({"mine": "x", "mine-too": 1});
+        assert_eq!(Value::Object(request.custom_headers()), custom);
+        // What a retry sends is protocol 2, and means the same.
+        let again = try_decode(request.message).unwrap();
+        assert_eq!(again.body.args.get(), request.body.args.get());
+        assert_eq!((again.retries, again.group.as_deref()), (2, Some("g1")));
+        for none in [
+            r#"{"args": [], "kwargs": {}}"#,
+            "[[], {}, {}]",
+            r#"{"task": "t", "args": 1}"#,
+            "7",
+        ] {
+            let error = try_decode(message(json!({}), none)).unwrap_err();
+            assert!(matches!(error, Unusable::UnknownFormat(_)), "{none}: {error}");
+        }
+        let torn = try_decode(message(json!({}), "{")).unwrap_err();
+        assert!(matches!(torn, Unusable::Undecodable(_)), "{torn}");
+    }
+
+    /// Contract section 1.1, case 4.
+    #[test]
+    fn the_hybrid_takes_arguments_from_the_body_and_the_rest_from_the_headers() {
+        let body = r#"{"task": "old", "id": "old", "args": [1], "kwargs": {}, "retries": 5, "expires": "2030-01-01",
+            "errbacks": [{"task": "eb"}], "chain": [{"task": "c"}]}"#;
+        let request = try_decode(message(json!({"task": "t", "id": "i", "retries": 1}), body)).unwrap();
+        assert_eq!(
+            (request.task.as_str(), request.id.as_str(), request.retries),
+            ("t", "i", 1)
+        );
+        assert!(request.expires.is_some());
+        assert_eq!(request.body.args.get(), "[1]");
+        assert!(request.body.errbacks.is_some() && request.body.chain.is_none());
     }
 }

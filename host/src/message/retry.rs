@@ -1,9 +1,10 @@
 //! The message of a retry (contract section 3.6).
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::content::compression::Compression;
+use super::content::{Serializer, Writer};
 use super::request::{PROTOCOL_HEADERS, format_time};
 use super::{JsonMap, Message, Outgoing, Request, repr};
 use crate::outcome::{Retry, RetryWhen};
@@ -19,14 +20,48 @@ pub fn message(request: &Request, plan: &Plan, retry: &Retry, now: Timestamp) ->
     if let Some(priority) = option(retry, "priority").and_then(Value::as_u64) {
         properties.priority = u8::try_from(priority).ok().or(properties.priority);
     }
+    let mut message = Message {
+        headers: Some(headers(request, plan, retry, now)),
+        properties,
+        body: request.message.body.clone(),
+    };
+    // A body with nothing new in it is sent as it came; nothing can be lost on the way.
+    if is_changed(retry) {
+        let writer = writer(plan, retry);
+        let text = request
+            .body
+            .to_json(retry.args.as_deref(), retry.kwargs.as_deref());
+        if writer.fill(&mut message, &text).is_err() {
+            // JSON is always written, and a retry is better than none.
+            let _ = Writer::default().fill(&mut message, &text);
+        }
+    }
     Outgoing {
         route: request.route.clone(),
-        message: Message {
-            headers: Some(headers(request, plan, retry, now)),
-            properties,
-            body: body(request, retry),
-        },
+        message,
     }
+}
+
+/// Whether the body has to be written anew.
+fn is_changed(retry: &Retry) -> bool {
+    let asked = ["serializer", "compression"]
+        .iter()
+        .any(|name| option(retry, name).is_some());
+    asked || retry.args.is_some() || retry.kwargs.is_some()
+}
+
+/// How a new body is written: as this retry asks, else as the task, else as the worker's settings say. As in Celery,
+/// it does not matter how the message came.
+fn writer(plan: &Plan, retry: &Retry) -> Writer {
+    let named = |name: &str| option(retry, name).and_then(Value::as_str);
+    let mut writer = plan.writer.clone();
+    if let Some(serializer) = named("serializer").and_then(Serializer::named) {
+        writer.serializer = serializer;
+    }
+    if let Some(compression) = named("compression").and_then(Compression::named) {
+        writer.compression = Some(compression);
+    }
+    writer
 }
 
 fn headers(request: &Request, plan: &Plan, retry: &Retry, now: Timestamp) -> JsonMap {
@@ -113,27 +148,6 @@ fn eta(when: &RetryWhen, now: Timestamp) -> Option<String> {
     }
 }
 
-fn body(request: &Request, retry: &Retry) -> Vec<u8> {
-    if retry.args.is_none() && retry.kwargs.is_none() {
-        return request.message.body.clone();
-    }
-    let body = &request.body;
-    let part = |part: &Option<Box<RawValue>>| {
-        part.as_ref()
-            .map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned())
-    };
-    format!(
-        r#"[{}, {}, {{"callbacks": {}, "errbacks": {}, "chain": {}, "chord": {}}}]"#,
-        retry.args.as_deref().unwrap_or(body.args.get()),
-        retry.kwargs.as_deref().unwrap_or(body.kwargs.get()),
-        part(&body.callbacks),
-        part(&body.errbacks),
-        part(&body.chain),
-        part(&body.chord),
-    )
-    .into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +217,56 @@ mod tests {
         let body: Value = serde_json::from_slice(&outgoing.message.body).unwrap();
         assert_eq!(body[0], json!([8, 9]));
         assert_eq!(body[2]["callbacks"], json!([{"task": "cb"}]));
+    }
+
+    /// As Celery does, in the serializer of the task or the settings, however the message came.
+    #[test]
+    fn new_arguments_are_written_as_the_task_or_the_retry_says() {
+        let mut request = request(json!({}));
+        let headers = request.message.headers.get_or_insert_default();
+        headers.insert("compression".into(), json!("application/zstd"));
+        let definition = Definition {
+            serializer: Some("yaml".into()),
+            ..Definition::default()
+        };
+        let plan = admit::plan(&request, &definition, &admit::Defaults::default());
+        let now = "2026-11-21T10:00:00Z".parse().unwrap();
+        let sent = |retry: Retry| message(&request, &plan, &retry, now).message;
+        let unchanged = sent(Retry::default());
+        assert_eq!(unchanged.body, request.message.body);
+        assert_eq!(unchanged.headers.unwrap()["compression"], "application/zstd");
+        let yaml = sent(Retry {
+            args: Some(r#"[{"__type__": "date", "__value__": "2026-11-21"}]"#.into()),
+            ..Retry::default()
+        });
+        assert_eq!(
+            yaml.properties.content_type.as_deref(),
+            Some("application/x-yaml")
+        );
+        assert!(!yaml.headers.unwrap().contains_key("compression"));
+        assert!(
+            yaml.body.starts_with(br#"[[!!timestamp "2026-11-21"], {}, {"#),
+            "{yaml:?}",
+            yaml = yaml.body
+        );
+        let asked = sent(Retry {
+            options: json!({"serializer": "msgpack", "compression": "gzip"})
+                .as_object()
+                .cloned()
+                .unwrap(),
+            ..Retry::default()
+        });
+        assert_eq!(asked.properties.content_encoding.as_deref(), Some("binary"));
+        assert_eq!(asked.headers.unwrap()["compression"], "application/x-gzip");
+        // There is no key to sign with.
+        let unsigned = sent(Retry {
+            options: json!({"serializer": "auth"}).as_object().cloned().unwrap(),
+            ..Retry::default()
+        });
+        assert_eq!(
+            unsigned.properties.content_type.as_deref(),
+            Some("application/json")
+        );
     }
 
     #[test]

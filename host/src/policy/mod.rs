@@ -1,5 +1,12 @@
 //! Decisions about one request, as pure functions.
 
 pub mod admit;
+pub mod annotate;
+pub mod autoretry;
+pub mod autoscale;
+pub mod limited_set;
+pub mod parameters;
 pub mod publish;
+pub mod rate;
 pub mod retry;
+pub mod revoked;

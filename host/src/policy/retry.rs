@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::message::{JsonMap, Request, repr, request};
 use crate::outcome::{Failure, Retry, RetryWhen};
+use crate::policy::parameters;
 use crate::task::{Definition, RetryLimit};
 
 /// The longest wait a task may ask for: a year, in seconds.
@@ -43,8 +44,8 @@ pub enum Refusal {
 
 /// Decides about a retry that a task asked for.
 pub fn accept(request: &Request, definition: &Definition, asked: Asked) -> Result<Retry, Refusal> {
-    let args = asked.args.as_deref().map(|text| list("args", text)).transpose()?;
-    let kwargs = asked
+    asked.args.as_deref().map(|text| list("args", text)).transpose()?;
+    asked
         .kwargs
         .as_deref()
         .map(|text| map("kwargs", text))
@@ -57,18 +58,25 @@ pub fn accept(request: &Request, definition: &Definition, asked: Asked) -> Resul
     let when = when(definition, asked.countdown, asked.eta)?;
     let expires = asked.expires.map(|text| time("expires", text)).transpose()?;
 
+    let inherited = parameters::inherit(
+        definition.signature.as_deref(),
+        (request.body.args.get(), request.body.kwargs.get()),
+        (asked.args, asked.kwargs),
+    );
+    let (args, kwargs) = inherited;
+
     let limit = asked.max_retries.unwrap_or_else(|| definition.max_retries());
     if let RetryLimit::AtMost(limit) = limit
         && request.retries >= limit
     {
         let failure = asked
             .exc
-            .unwrap_or_else(|| exceeded(request, args.as_deref(), kwargs.as_ref()));
+            .unwrap_or_else(|| exceeded(request, args.as_deref(), kwargs.as_deref()));
         return Err(Refusal::MaxRetriesExceeded(failure));
     }
     Ok(Retry {
-        args: asked.args.map(String::into_boxed_str),
-        kwargs: asked.kwargs.map(String::into_boxed_str),
+        args: args.map(String::into_boxed_str),
+        kwargs: kwargs.map(String::into_boxed_str),
         when,
         expires,
         exc: asked.exc,
@@ -77,16 +85,11 @@ pub fn accept(request: &Request, definition: &Definition, asked: Asked) -> Resul
 }
 
 /// Celery's words when the limit is reached and the task named no error of its own.
-fn exceeded(request: &Request, args: Option<&[Value]>, kwargs: Option<&JsonMap>) -> Failure {
-    let args = match args {
-        Some(args) => repr::args(args),
-        None => list("args", request.body.args.get()).map_or_else(|_| "?".into(), |args| repr::args(&args)),
-    };
-    let kwargs = match kwargs {
-        Some(kwargs) => Ok(kwargs.clone()),
-        None => map("kwargs", request.body.kwargs.get()),
-    };
-    let kwargs = kwargs.map_or_else(|_| "?".into(), |kwargs| repr::value(&Value::Object(kwargs)));
+fn exceeded(request: &Request, args: Option<&str>, kwargs: Option<&str>) -> Failure {
+    let args = list("args", args.unwrap_or(request.body.args.get()))
+        .map_or_else(|_| "?".into(), |args| repr::args(&args));
+    let kwargs = map("kwargs", kwargs.unwrap_or(request.body.kwargs.get()))
+        .map_or_else(|_| "?".into(), |kwargs| repr::value(&Value::Object(kwargs)));
     Failure::new(
         "celery.exceptions",
         "MaxRetriesExceededError",

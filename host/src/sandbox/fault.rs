@@ -13,13 +13,13 @@ use super::guest::{Guest, TooManyCalls};
 use super::limiter::Refused;
 use super::output::safe;
 use super::{Limits, json};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Nameable, Outcome};
 
 /// The longest traceback that is stored, bytes.
 const TRACEBACK: usize = 64 * 1024;
 
 /// An error of the guest's own, as it may be stored.
-pub(super) fn failure(failure: types::Failure, limits: &Limits) -> Failure {
+pub(super) fn failure(failure: types::Failure, limits: &Limits, nameable: &Nameable) -> Failure {
     if failure.exc_args.len() > limits.result {
         let detail = format!(
             "the arguments of a {} are {} bytes of JSON, {} are allowed",
@@ -42,7 +42,7 @@ pub(super) fn failure(failure: types::Failure, limits: &Limits) -> Failure {
             .traceback
             .map(|text| cut(&safe(text.as_bytes()), TRACEBACK).to_owned()),
     }
-    .with_nameable_class()
+    .with_nameable_class(nameable)
 }
 
 /// The value of a run, when it can be stored.
@@ -277,7 +277,7 @@ mod tests {
             exc_args: args.into(),
             traceback: Some(traceback.into()),
         };
-        failure(raised, &limits())
+        failure(raised, &limits(), &Nameable::default())
     }
 
     #[test]

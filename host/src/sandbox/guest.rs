@@ -17,7 +17,7 @@ use super::turn::Turn;
 use super::{Call, Limits, fault, json};
 use crate::message::envelope::properties_to_json;
 use crate::message::request::format_time;
-use crate::outcome::{Failure, Retry, State};
+use crate::outcome::{Failure, Nameable, Retry, State};
 use crate::policy::retry::{self, Asked, Refusal};
 use crate::task::RetryLimit;
 
@@ -126,6 +126,12 @@ impl Guest {
             self.wasi = Some(wasi);
         }
         (self.wasi.get_or_insert_default(), &mut self.table)
+    }
+
+    /// Which exceptions the task may name.
+    pub(super) fn nameable(&self) -> Arc<Nameable> {
+        let call = self.call.as_ref();
+        call.map(|call| Arc::clone(&call.nameable)).unwrap_or_default()
     }
 
     fn output(&mut self) -> Arc<Output> {
@@ -335,7 +341,9 @@ impl Guest {
             eta: options.eta,
             expires: options.expires,
             max_retries: options.max_retries.map(retry_limit),
-            exc: options.exc.map(|failure| fault::failure(failure, &self.limits)),
+            exc: options
+                .exc
+                .map(|failure| fault::failure(failure, &self.limits, &call.nameable)),
             options: options.options,
         };
         match retry::accept(&call.request, &call.definition, asked) {

@@ -27,6 +27,8 @@ pub struct Limits {
     pub host_call_bytes: usize,
     /// How many calls to the worker, apart from questions about the time.
     pub host_calls: u64,
+    /// Bytes of a message's body, inflated and as JSON; only a JSON body that came as it is may be larger.
+    pub body: usize,
     /// Bytes of the arguments, positional and keyword together, as JSON.
     pub arguments: usize,
     /// Bytes of the result, as JSON.
@@ -57,6 +59,7 @@ impl Default for Limits {
             handles: 4096,
             host_call_bytes: 2 * MIB,
             host_calls: 100_000,
+            body: crate::message::content::BODY_LIMIT,
             arguments: MIB,
             result: MIB,
             depth: 100,

@@ -17,7 +17,9 @@ use super::limiter::Refused;
 use super::run::{Ended, supervise};
 use super::turn::Turn;
 use super::{Component, Inner, Limits, Sandbox, link};
-use crate::task::Definition;
+use crate::outcome::is_class_name;
+use crate::policy::rate::Rate;
+use crate::task::{Autoretry, Definition};
 
 /// How many tasks one component may have.
 const MOST_TASKS: usize = 256;
@@ -29,6 +31,8 @@ const DESCRIBE_FUEL: u64 = 1_000_000_000;
 /// The longest text of a definition, bytes.
 const LONGEST_NAME: usize = 255;
 const LONGEST_TEXT: usize = 4096;
+/// How many exceptions a task may name for automatic retries.
+const MOST_EXCEPTIONS: usize = 64;
 /// The longest time of a definition, seconds: ten years.
 const LONGEST_TIME: f64 = 10.0 * 365.0 * 24.0 * 3600.0;
 
@@ -335,6 +339,13 @@ fn check_one(definition: &handler::Definition) -> Result<(), String> {
         ("default-retry-delay", definition.default_retry_delay),
         ("soft-time-limit", definition.soft_time_limit),
         ("time-limit", definition.time_limit),
+        (
+            "the countdown of autoretry",
+            definition
+                .autoretry
+                .as_ref()
+                .and_then(|autoretry| autoretry.countdown),
+        ),
     ];
     for (option, seconds) in times {
         if seconds.is_some_and(|seconds| !(0.0..=LONGEST_TIME).contains(&seconds)) {
@@ -345,9 +356,17 @@ fn check_one(definition: &handler::Definition) -> Result<(), String> {
         return Err(format!("{name}: priority is not within 0 and 9"));
     }
     if let Some(rate) = definition.rate_limit.as_deref()
-        && !is_rate(rate)
+        && Rate::parse(rate).is_none()
     {
         return Err(format!("{name}: rate-limit is not like 10/s, 100/m or 5/h"));
+    }
+    if let Some(autoretry) = &definition.autoretry {
+        let names = || autoretry.retry_for.iter().chain(&autoretry.except_for);
+        if names().count() > MOST_EXCEPTIONS || names().any(|name| !is_class_name(name)) {
+            return Err(format!(
+                "{name}: autoretry names something that is no exception, or more than {MOST_EXCEPTIONS} of them"
+            ));
+        }
     }
     let texts = [
         ("doc", &definition.doc),
@@ -364,13 +383,6 @@ fn check_one(definition: &handler::Definition) -> Result<(), String> {
     Ok(())
 }
 
-/// A rate as Celery writes it: a number, and per what.
-fn is_rate(text: &str) -> bool {
-    let (number, per) = text.split_once('/').unwrap_or((text, "s"));
-    let number: Option<f64> = number.trim().parse().ok();
-    number.is_some_and(|n| n.is_finite() && n >= 0.0) && matches!(per.trim(), "s" | "m" | "h")
-}
-
 fn convert(declared: handler::Definition) -> Definition {
     Definition {
         name: declared.name,
@@ -385,6 +397,8 @@ fn convert(declared: handler::Definition) -> Definition {
         acks_late: declared.acks_late,
         acks_on_failure: declared.acks_on_failure,
         acks_on_timeout: declared.acks_on_timeout,
+        reject_on_worker_lost: declared.reject_on_worker_lost,
+        retry_on_worker_lost: declared.retry_on_worker_lost,
         ignore_result: declared.ignore_result,
         store_errors_even_if_ignored: declared.store_errors_even_if_ignored,
         track_started: declared.track_started,
@@ -394,5 +408,14 @@ fn convert(declared: handler::Definition) -> Definition {
         compression: declared.compression,
         priority: declared.priority,
         errback: declared.errback,
+        autoretry: declared.autoretry.map(|declared| Autoretry {
+            retry_for: declared.retry_for,
+            except_for: declared.except_for,
+            backoff: declared.backoff.filter(|factor| *factor > 0),
+            backoff_max: declared.backoff_max,
+            jitter: declared.jitter,
+            countdown: declared.countdown,
+            max_retries: declared.max_retries.map(retry_limit),
+        }),
     }
 }

@@ -26,6 +26,18 @@ impl Registry {
             .map(|(component, definition)| (Arc::clone(component), Arc::clone(definition)))
     }
 
+    /// The tasks with their options, sorted by name.
+    pub fn definitions(&self) -> impl Iterator<Item = &Arc<Definition>> {
+        self.tasks.values().map(|(_, definition)| definition)
+    }
+
+    /// Changes the options of every task (`task_annotations`).
+    pub fn annotate(&mut self, annotate: impl Fn(&Definition) -> Definition) {
+        for (_, definition) in self.tasks.values_mut() {
+            *definition = Arc::new(annotate(definition));
+        }
+    }
+
     /// The names of all tasks, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tasks.keys().map(String::as_str)

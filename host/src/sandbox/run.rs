@@ -16,7 +16,7 @@ use super::guest::{Guest, Times};
 use super::turn::Turn;
 use super::{Component, Inner, Limits, fault};
 use crate::message::Request;
-use crate::outcome::{Failure, Outcome, State};
+use crate::outcome::{Failure, Nameable, Outcome, State};
 use crate::task::Definition;
 
 /// Stores a state of the task's own; an error is told to the guest.
@@ -37,6 +37,8 @@ pub struct Call {
     pub soft_time_limit: Option<Duration>,
     /// Whether the result will not be stored; only shown to the guest.
     pub ignore_result: bool,
+    /// Which exceptions the task may name.
+    pub nameable: Arc<Nameable>,
     /// Where `update-state` leads.
     pub updates: StateSink,
 }
@@ -225,7 +227,7 @@ fn ended_with(ending: Ending, guest: &mut Guest, limits: &Limits) -> Outcome {
         Outcome::Failure(Failure::new("builtins", "RuntimeError", text))
     };
     match ending {
-        Ending::Failure(failure) => Outcome::Failure(fault::failure(failure, limits)),
+        Ending::Failure(failure) => Outcome::Failure(fault::failure(failure, limits, &guest.nameable())),
         Ending::Retry => match guest.retry.take() {
             Some(retry) => Outcome::Retry(Box::new(retry)),
             None => not_accepted("retry"),

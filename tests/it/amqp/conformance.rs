@@ -35,6 +35,10 @@ impl Broker for Client {
         self.broker.declare(queue).await
     }
 
+    async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
+        self.broker.purge(queue).await
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         let mut declared = self.declared.lock().await;
         let default = outgoing.route.exchange.is_empty();

@@ -110,6 +110,25 @@ pub(crate) async fn a_queue_that_nobody_consumes_keeps_its_messages(fixture: &dy
     close(broker).await;
 }
 
+/// `--purge`: what waits is thrown away, of this queue only, whatever its priority.
+pub(crate) async fn a_purged_queue_is_empty(fixture: &dyn Fixture) {
+    let (queue, other) = (queue("purged"), queue("other"));
+    let broker = fixture.broker().await;
+    for priority in [0, 4, 9] {
+        let mut outgoing = message(&queue, "1");
+        outgoing.message.properties.priority = Some(priority);
+        broker.publish(outgoing).await.unwrap();
+    }
+    publish(&*broker, &other, 1).await;
+    until_queued(fixture, &other, 1).await;
+    let purged = Queue::from(queue.as_str());
+    assert_eq!(broker.purge(&purged).await.unwrap(), 3);
+    assert_eq!(broker.purge(&purged).await.unwrap(), 0);
+    assert_eq!(fixture.queued(&other).await, 1);
+    broker.purge(&other.as_str().into()).await.unwrap();
+    close(broker).await;
+}
+
 /// One consumer, three queues; a fourth is left alone.
 pub(crate) async fn several_queues_at_once(fixture: &dyn Fixture) {
     let queues = ["a", "b", "c"].map(queue);

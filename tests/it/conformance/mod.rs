@@ -60,6 +60,7 @@ macro_rules! conformance {
             messages: everything_arrives_as_it_was_sent;
             messages: the_order_is_kept;
             messages: a_queue_that_nobody_consumes_keeps_its_messages;
+            messages: a_purged_queue_is_empty;
             messages: several_queues_at_once;
             messages: ten_thousand_messages;
             messages: garbage_does_not_stop_the_stream;
@@ -70,6 +71,7 @@ macro_rules! conformance {
             settling: a_killed_broker_loses_nothing;
             settling: a_dropped_receipt_settles_nothing;
             settling: after_cancel_receipts_still_work;
+            settling: what_was_never_begun_goes_back_in_order;
             exchanges: a_direct_exchange_leads_to_the_queues_of_its_key;
             exchanges: a_topic_exchange_leads_to_the_queues_that_match;
             exchanges: a_fanout_exchange_leads_to_all_its_queues;

@@ -170,3 +170,30 @@ pub(crate) async fn receipts_are_not_lost_while_the_broker_has_them(fixture: &dy
         .expect("the message went back");
     assert!(held[0].receipt.is_lost());
 }
+
+/// A worker that stops gives back what it only held, before its running tasks end: the queue is as if it had not been
+/// there.
+pub(crate) async fn what_was_never_begun_goes_back_in_order(fixture: &dyn Fixture) {
+    let queue = queue("give-back");
+    let (one, two) = (fixture.broker().await, fixture.broker().await);
+    publish(&*one, &queue, 5).await;
+    let mut deliveries = one.consume(&[queue.as_str().into()], 5).await.unwrap();
+    let mut held = next_many(&mut deliveries, 5).await;
+    one.cancel().await;
+    let running = held.remove(0);
+    for delivery in held {
+        delivery.receipt.give_back();
+    }
+    until_queued(fixture, &queue, 4).await;
+    let mut again = two.consume(&[queue.as_str().into()], 5).await.unwrap();
+    for number in 1..5 {
+        let delivery = next(&mut again).await;
+        assert_eq!(id(&delivery), number.to_string());
+        delivery.receipt.ack();
+    }
+    nothing(&mut again).await;
+    running.receipt.ack();
+    close(one).await;
+    close(two).await;
+    nothing_is_left(fixture, &queue).await;
+}

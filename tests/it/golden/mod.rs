@@ -4,6 +4,7 @@
 
 mod cases;
 mod requests;
+mod signed;
 mod unusable;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,7 @@ pub(crate) struct Sample {
 
 impl Sample {
     pub(crate) fn decode(&self) -> Result<Request, Unusable> {
-        let accept = ["application/json".to_owned()];
+        let accept = ["json", "yaml", "msgpack", "pickle"].map(str::to_owned);
         request::decode(
             self.message.clone(),
             self.route.clone(),
@@ -40,12 +41,16 @@ impl Sample {
         self.message.headers.clone().unwrap_or_default()
     }
 
-    /// Whether it is a task of protocol 2 whose body is plain JSON.
+    /// Whether it is a task of protocol 2 that anybody can read: only the signed one needs a certificate.
     pub(crate) fn is_usable(&self) -> bool {
-        let headers = self.headers();
-        headers.contains_key("task")
-            && !headers.contains_key("compression")
-            && self.message.properties.content_type.as_deref() == Some("application/json")
+        self.headers().contains_key("task")
+            && self.message.properties.content_type.as_deref() != Some("application/data")
+    }
+
+    /// Whether its body is JSON as it is.
+    pub(crate) fn is_plain(&self) -> bool {
+        let is_json = self.message.properties.content_type.as_deref() == Some("application/json");
+        is_json && !self.headers().contains_key("compression")
     }
 
     pub(crate) fn outgoing(&self) -> Outgoing {

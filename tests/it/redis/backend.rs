@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use celerybox::backend::redis::{Options, RedisBackend};
-use celerybox::backend::{BackendError, ResultBackend, StoredResult};
+use celerybox::backend::{BackendError, Documents, ResultBackend, StoredResult};
+use celerybox::message::content::compression::Compression;
+use celerybox::message::content::{Serializer, Writer};
 use celerybox::outcome::State;
 use celerybox_tests::{Place, Redis, python};
 use serde_json::{Value, json};
@@ -90,6 +92,63 @@ async fn nothing_is_written_over_success() {
         .await
         .unwrap();
     assert_eq!(stored(&server, "1").unwrap()["result"], 2);
+}
+
+/// In every form, and whatever form the SUCCESS has that is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_over_success_in_other_forms() {
+    let server = Redis::start();
+    for (n, (serializer, compression)) in [
+        (Serializer::Yaml, None),
+        (Serializer::Msgpack, None),
+        (Serializer::Pickle, None),
+        (Serializer::Json, Some(Compression::Gzip)),
+        (Serializer::Msgpack, Some(Compression::Zstd)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let writer = Writer {
+            serializer,
+            compression,
+            signer: None,
+        };
+        let documents = Documents { writer, trust: None };
+        let backend = result_backend(&server).documents(documents.clone());
+        let id = n.to_string();
+        let status = |text: Option<String>| serde_json::from_str::<Value>(&text.unwrap()).unwrap();
+        backend
+            .store(result(&id, State::Failure, json!("first")))
+            .await
+            .unwrap();
+        assert_eq!(status(backend.fetch(&id).await.unwrap())["status"], "FAILURE");
+        // All in one batch: what comes after the SUCCESS is not written.
+        let (success, late) = (
+            result(&id, State::Success, json!(n)),
+            result(&id, State::Retry, json!("late")),
+        );
+        let stores = [success, late.clone()].map(|result| backend.store(result));
+        for stored in futures_util::future::join_all(stores).await {
+            stored.unwrap();
+        }
+        backend.store(late.clone()).await.unwrap();
+        let kept = status(backend.fetch(&id).await.unwrap());
+        assert_eq!(
+            (&kept["status"], &kept["result"]),
+            (&json!("SUCCESS"), &json!(n)),
+            "{documents:?}"
+        );
+        // A worker with other settings sees it, too.
+        let other = result_backend(&server).documents(Documents {
+            writer: Writer {
+                serializer: Serializer::Pickle,
+                ..Writer::default()
+            },
+            trust: None,
+        });
+        other.store(late).await.unwrap();
+        assert_eq!(status(other.fetch(&id).await.unwrap())["status"], "SUCCESS");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -209,6 +209,7 @@ impl Lab {
             time_limit: attack.hard,
             soft_time_limit: attack.soft,
             ignore_result: false,
+            nameable: Arc::default(),
             updates,
         }
     }

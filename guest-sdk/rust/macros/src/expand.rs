@@ -101,10 +101,6 @@ fn write(function: &ItemFn, bound: Bound, parameters: &[Parameter], options: &Ch
         .map(|(index, parameter)| parameter.value(&arguments, index));
     let fields = &options.fields;
     let doc = summary(&function.attrs).map(|doc| quote!(doc: ::core::option::Option::Some(#doc),));
-    let recover = options
-        .autoretry
-        .as_ref()
-        .map(|autoretry| quote!(.map_err(|error| #library::autoretry(#context, &#autoretry, error))));
     // A type that is no JSON is then reported where it is written.
     let returned = match &function.sig.output {
         ReturnType::Default => ident.span(),
@@ -135,7 +131,7 @@ fn write(function: &ItemFn, bound: Bound, parameters: &[Parameter], options: &Ch
                 call: |#context, #arguments| {
                     use #library::{ReturnsResult as _, ReturnsValue as _};
                     let #output = #ident(#first #(#values),*);
-                    #outcome #recover #render
+                    #outcome #render
                 },
             };
         }

@@ -3,10 +3,10 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
-use syn::parse::{Parse, ParseStream};
+use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Error, Expr, ExprArray, ExprLit, Ident, Lit, Result, Token, UnOp};
+use syn::{Error, Expr, ExprLit, Ident, Lit, Result, Token, UnOp};
 
 use crate::parameter::Problems;
 
@@ -17,6 +17,8 @@ struct One {
     name: Ident,
     /// Without a value an option is `true`.
     value: Option<Expr>,
+    /// What stands in parentheses behind the name.
+    list: Option<TokenStream>,
 }
 
 impl Parse for Given {
@@ -31,12 +33,15 @@ impl Parse for One {
             return Err(input.error("write the task's name as `name = \"…\"`"));
         }
         let name = input.call(Ident::parse_any)?;
-        let value = if input.parse::<Option<Token![=]>>()?.is_some() {
-            Some(input.parse()?)
-        } else {
-            None
-        };
-        Ok(Self { name, value })
+        let (mut value, mut list) = (None, None);
+        if input.peek(syn::token::Paren) {
+            let inside;
+            syn::parenthesized!(inside in input);
+            list = Some(inside.parse()?);
+        } else if input.parse::<Option<Token![=]>>()?.is_some() {
+            value = Some(input.parse()?);
+        }
+        Ok(Self { name, value, list })
     }
 }
 
@@ -46,20 +51,20 @@ pub(crate) struct Checked {
     pub(crate) bind: Option<(bool, Span)>,
     /// `field: value` for `celerybox_guest`'s `Options`.
     pub(crate) fields: Vec<TokenStream>,
-    /// A `celerybox_guest` `Autoretry`.
-    pub(crate) autoretry: Option<TokenStream>,
 }
 
-/// What is known of the options that make up `autoretry`.
+/// What is known of the options that make up automatic retries.
 #[derive(Default)]
 struct Retrying {
-    asked: Option<bool>,
     retry_for: Option<Vec<String>>,
     except_for: Option<Vec<String>>,
     /// The first wait in seconds; 0 is off.
     backoff: Option<u32>,
     maximum: Option<u32>,
     jitter: Option<bool>,
+    /// Of `retry_kwargs`.
+    countdown: Option<f64>,
+    max_retries: Option<TokenStream>,
     /// An option that has no meaning without another one.
     dependent: Vec<Ident>,
 }
@@ -75,6 +80,8 @@ const NAMES: &[&str] = &[
     "acks_late",
     "acks_on_failure",
     "acks_on_timeout",
+    "reject_on_worker_lost",
+    "retry_on_worker_lost",
     "ignore_result",
     "store_errors_even_if_ignored",
     "track_started",
@@ -84,12 +91,12 @@ const NAMES: &[&str] = &[
     "compression",
     "priority",
     "errback",
-    "autoretry",
     "autoretry_for",
     "dont_autoretry_for",
     "retry_backoff",
     "retry_backoff_max",
     "retry_jitter",
+    "retry_kwargs",
 ];
 
 impl Given {
@@ -100,7 +107,6 @@ impl Given {
             name: None,
             bind: None,
             fields: Vec::new(),
-            autoretry: None,
         };
         let mut retrying = Retrying::default();
         let mut limits = Limits::default();
@@ -129,7 +135,7 @@ impl Given {
             problems.add(error);
         }
         match retrying.finish() {
-            Ok(autoretry) => checked.autoretry = autoretry,
+            Ok(autoretry) => checked.fields.extend(autoretry),
             Err(error) => problems.add(error),
         }
         problems.0.map_or(Ok(checked), Err)
@@ -214,6 +220,8 @@ impl One {
             "acks_late"
             | "acks_on_failure"
             | "acks_on_timeout"
+            | "reject_on_worker_lost"
+            | "retry_on_worker_lost"
             | "ignore_result"
             | "store_errors_even_if_ignored"
             | "track_started"
@@ -233,9 +241,9 @@ impl One {
     /// Takes an option of automatic retries. False for any other name.
     fn take_retrying(&self, retrying: &mut Retrying) -> Result<bool> {
         match self.name.to_string().as_str() {
-            "autoretry" => retrying.asked = Some(self.boolean()?),
-            "autoretry_for" => retrying.retry_for = Some(self.texts()?),
-            "dont_autoretry_for" => retrying.except_for = Some(self.texts()?),
+            "autoretry_for" => retrying.retry_for = Some(self.classes()?),
+            "dont_autoretry_for" => retrying.except_for = Some(self.classes()?),
+            "retry_kwargs" => self.take_retry_kwargs(retrying)?,
             "retry_backoff" => {
                 retrying.backoff = Some(match self.whole() {
                     Some(seconds) => seconds,
@@ -251,10 +259,27 @@ impl One {
             "retry_jitter" => retrying.jitter = Some(self.boolean()?),
             _ => return Ok(false),
         }
-        if self.name != "autoretry" && self.name != "autoretry_for" {
+        if self.name != "autoretry_for" {
             retrying.dependent.push(self.name.clone());
         }
         Ok(true)
+    }
+
+    fn take_retry_kwargs(&self, retrying: &mut Retrying) -> Result<()> {
+        let wrong = |span| {
+            let message = "`retry_kwargs` takes `max_retries` and `countdown`: `retry_kwargs(max_retries = 5, countdown = 2)`";
+            Error::new(span, message)
+        };
+        let list = self.list.clone().ok_or_else(|| wrong(self.name.span()))?;
+        let given: Given = syn::parse2(list)?;
+        for one in &given.0 {
+            match one.name.to_string().as_str() {
+                "max_retries" => retrying.max_retries = Some(one.max_retries()?),
+                "countdown" => retrying.countdown = Some(one.seconds()?),
+                _ => return Err(wrong(one.name.span())),
+            }
+        }
+        Ok(())
     }
 
     fn unknown(&self) -> Error {
@@ -273,16 +298,17 @@ impl One {
 
     fn expected(&self, what: &str) -> Error {
         let message = format!("`{}` takes {what}", self.name);
-        match &self.value {
-            Some(value) => Error::new(value.span(), message),
-            None => Error::new(self.name.span(), message),
+        match (&self.value, &self.list) {
+            (Some(value), _) => Error::new(value.span(), message),
+            (None, Some(list)) if !list.is_empty() => Error::new(list.span(), message),
+            (None, _) => Error::new(self.name.span(), message),
         }
     }
 
     fn boolean(&self) -> Result<bool> {
-        match (&self.value, self.literal()) {
-            (None, _) => Ok(true),
-            (_, Some(Lit::Bool(yes))) => Ok(yes.value),
+        match (&self.value, &self.list, self.literal()) {
+            (None, None, _) => Ok(true),
+            (_, _, Some(Lit::Bool(yes))) => Ok(yes.value),
             _ => Err(self.expected("true or false")),
         }
     }
@@ -294,20 +320,20 @@ impl One {
         }
     }
 
-    fn texts(&self) -> Result<Vec<String>> {
-        let wrong = || self.expected("a list of exception types: `[\"ConnectionError\", \"TimeoutError\"]`");
-        let Some(Expr::Array(ExprArray { elems, .. })) = &self.value else {
-            return Err(wrong());
-        };
-        elems
-            .iter()
-            .map(|element| match element {
-                Expr::Lit(ExprLit {
-                    lit: Lit::Str(text), ..
-                }) => Ok(text.value()),
-                _ => Err(wrong()),
-            })
-            .collect()
+    /// The names of exception classes: `autoretry_for(ConnectionError, TimeoutError)`.
+    fn classes(&self) -> Result<Vec<String>> {
+        let example = format!(
+            "exception classes: `{}(ConnectionError, TimeoutError)`",
+            self.name
+        );
+        let list = self.list.clone().ok_or_else(|| self.expected(&example))?;
+        let classes = Punctuated::<Ident, Token![,]>::parse_terminated
+            .parse2(list)
+            .map_err(|error| Error::new(error.span(), format!("`{}` takes {example}", self.name)))?;
+        if classes.is_empty() {
+            return Err(self.expected(&example));
+        }
+        Ok(classes.iter().map(Ident::to_string).collect())
     }
 
     fn whole(&self) -> Option<u32> {
@@ -368,43 +394,38 @@ impl One {
 }
 
 impl Retrying {
+    /// `autoretry: value` for `celerybox_guest`'s `Options`.
     fn finish(self) -> Result<Option<TokenStream>> {
-        let on = match self.asked {
-            Some(asked) => asked,
-            None => self.retry_for.is_some(),
-        };
-        if !on {
+        let Some(retry_for) = self.retry_for else {
             return match self.dependent.first() {
                 Some(name) => Err(Error::new(
                     name.span(),
-                    format!("`{name}` needs `autoretry` or `autoretry_for`; add one of them"),
+                    format!("`{name}` needs `autoretry_for`: the exceptions that are tried again"),
                 )),
                 None => Ok(None),
             };
-        }
-        let retry_for = match self.retry_for {
-            Some(types) => quote!(::core::option::Option::Some(&[#(#types),*])),
-            None => quote!(::core::option::Option::None),
         };
         let except_for = self.except_for.unwrap_or_default();
-        let backoff = match self.backoff {
-            None | Some(0) => quote!(::core::option::Option::None),
-            Some(factor) => {
-                let maximum = self.maximum.unwrap_or(600);
-                let jitter = self.jitter.unwrap_or(true);
-                quote!(::core::option::Option::Some(::celerybox_guest::__private::Backoff {
-                    factor: #factor,
-                    maximum: #maximum,
-                    jitter: #jitter,
-                }))
-            }
+        let option = |value: Option<TokenStream>| match value {
+            Some(value) => quote!(::core::option::Option::Some(#value)),
+            None => quote!(::core::option::Option::None),
         };
+        let backoff = self.backoff.filter(|factor| *factor > 0);
+        let backoff = option(backoff.map(|factor| quote!(#factor)));
+        let countdown = option(self.countdown.map(|seconds| quote!(#seconds)));
+        let max_retries = option(self.max_retries);
+        let maximum = self.maximum.unwrap_or(600);
+        let jitter = self.jitter.unwrap_or(true);
         Ok(Some(quote_spanned! {Span::call_site()=>
-            ::celerybox_guest::__private::Autoretry {
-                retry_for: #retry_for,
+            autoretry: ::core::option::Option::Some(::celerybox_guest::__private::Autoretry {
+                retry_for: &[#(#retry_for),*],
                 except_for: &[#(#except_for),*],
                 backoff: #backoff,
-            }
+                backoff_max: #maximum,
+                jitter: #jitter,
+                countdown: #countdown,
+                max_retries: #max_retries,
+            })
         }))
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::future::{Fuse, FutureExt, try_join_all};
 use futures_util::stream::{BoxStream, SelectAll, Stream, StreamExt, once, select_all};
 use lapin::Event;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -193,7 +195,7 @@ impl Consumer {
         let mut consumers = Vec::new();
         for (index, queue) in self.queues.iter().enumerate() {
             let consume = async {
-                let tag = short(&format!("celerybox-{index}"))?;
+                let tag = short(&consumer_tag(index))?;
                 let (name, arguments) = (short(&queue.name)?, from_json(&queue.consumer_arguments)?);
                 let options = BasicConsumeOptions::default();
                 Ok::<_, Lost>(channel.basic_consume(name, tag, options, arguments).await?)
@@ -230,6 +232,13 @@ impl Consumer {
             tracing::error!("Native delayed delivery is not available: {lost}");
         }
     }
+}
+
+/// How long the server may take to confirm the end of a consumer.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
+fn consumer_tag(index: usize) -> String {
+    format!("celerybox-{index}")
 }
 
 /// What the consumer of a queue, named by its index, yields; `None` at its end.
@@ -274,17 +283,11 @@ impl Channel {
                     settled?;
                     busy = false;
                 }
-                count = self.decided.recv_many(&mut batch, BATCH), if !busy => {
-                    self.held = self.held.saturating_sub(count as u64);
-                    settling.set(self.settle(&mut batch).fuse());
-                    busy = true;
-                }
+                // Before the verdicts: what is given back after the end of the consumers must not come to them again.
                 changed = consumer.phase.changed() => {
                     let phase = if changed.is_ok() { consumer.phase() } else { Phase::Close };
-                    if phase >= Phase::Settle {
-                        *deliveries = None;
-                        // Ends the consumers. What was not handed out goes back when the connection closes.
-                        self.consumers.clear();
+                    if phase >= Phase::Settle && deliveries.take().is_some() {
+                        self.end_consumers(&consumer.queues).await?;
                     }
                     if phase == Phase::Close {
                         if busy {
@@ -295,6 +298,11 @@ impl Channel {
                         }
                         return self.settle(&mut batch).await;
                     }
+                }
+                count = self.decided.recv_many(&mut batch, BATCH), if !busy => {
+                    self.held = self.held.saturating_sub(count as u64);
+                    settling.set(self.settle(&mut batch).fuse());
+                    busy = true;
                 }
                 event = self.events.next() => match event {
                     Some(Event::Error(error)) => return Err(error.into()),
@@ -311,6 +319,28 @@ impl Channel {
                 }
             }
         }
+    }
+
+    /// Ends the consumers, and gives back what came over them and was not handed out.
+    async fn end_consumers(&mut self, queues: &[Queue]) -> Result<(), Lost> {
+        for index in 0..queues.len() {
+            let tag = short(&consumer_tag(index))?;
+            let cancelled = self
+                .connection
+                .channel
+                .basic_cancel(tag, BasicCancelOptions::default());
+            // A server that does not answer keeps nobody from ending.
+            if let Ok(cancelled) = timeout(CANCEL_PATIENCE, cancelled).await {
+                cancelled?;
+            }
+        }
+        while let Some(Some((index, Some(Ok(delivery))))) = self.consumers.next().now_or_never() {
+            self.delivery((index, Some(Ok(delivery))), queues)?
+                .receipt
+                .give_back();
+        }
+        self.consumers.clear();
+        Ok(())
     }
 
     /// Hands out a delivery, and those that are there as well as long as there is room.

@@ -1,6 +1,6 @@
 //! Declaring queues with everything that belongs to them, as kombu does (contract section 2.1.1).
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind as Kind};
 
@@ -35,6 +35,15 @@ pub(super) async fn declare(channel: &Channel, queue: &Queue) -> Result<(), Lost
         bind(channel, queue, from, routing_key, from_json(arguments)?).await?;
     }
     Ok(())
+}
+
+/// Declares a queue and throws its messages away; how many.
+pub(super) async fn purge(channel: &Channel, queue: &Queue) -> Result<usize, Lost> {
+    declare(channel, queue).await?;
+    let purged = channel
+        .queue_purge(short(&queue.name)?, QueuePurgeOptions::default())
+        .await?;
+    Ok(usize::try_from(purged).unwrap_or(usize::MAX))
 }
 
 /// Binds a queue that exists to an exchange that exists.

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use self::connection::{Connection, Lost};
 use self::consumer::{Consumer, HANDED_OUT, Phase};
 use self::publisher::{Job, PublishError};
 use self::target::{StartError, Target};
@@ -297,22 +298,21 @@ impl Broker for AmqpBroker {
     }
 
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError> {
-        let target = &self.target;
         self.remember(std::slice::from_ref(queue));
-        let connection = target.write.connect().await.map_err(StartError::into_error)?;
+        let connection = self
+            .target
+            .write
+            .connect()
+            .await
+            .map_err(StartError::into_error)?;
         let declared = declare::declare(&connection.channel, queue).await;
-        declared.map_err(|lost| {
-            let error = StartError {
-                address: connection.address.clone(),
-                lost,
-                queue: Some(queue.clone()),
-            };
-            error.into_error()
-        })?;
-        if let Err(lost) = connection.close().await {
-            tracing::debug!("the server did not say goodbye: {lost}");
-        }
-        Ok(())
+        leave(connection, queue, declared).await
+    }
+
+    async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
+        let connection = self.target.read.connect().await.map_err(StartError::into_error)?;
+        let purged = declare::purge(&connection.channel, queue).await;
+        leave(connection, queue, purged).await
     }
 
     /// A message counts as published when the broker has confirmed it. When the connection is lost before that, the
@@ -347,4 +347,20 @@ impl Broker for AmqpBroker {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a connection that was made for one thing.
+async fn leave<T>(connection: Connection, queue: &Queue, done: Result<T, Lost>) -> Result<T, BrokerError> {
+    let done = done.map_err(|lost| {
+        let error = StartError {
+            address: connection.address.clone(),
+            lost,
+            queue: Some(queue.clone()),
+        };
+        error.into_error()
+    })?;
+    if let Err(lost) = connection.close().await {
+        tracing::debug!("the server did not say goodbye: {lost}");
+    }
+    Ok(done)
 }

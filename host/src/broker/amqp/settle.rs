@@ -37,6 +37,7 @@ impl Unsettled {
                 Verdict::Ack => acks.push(tag),
                 // Before the acks: a multiple ack would include it.
                 Verdict::Reject { requeue } => settlements.push(Settlement::Reject { tag, requeue }),
+                Verdict::GiveBack => settlements.push(Settlement::Reject { tag, requeue: true }),
             }
         }
         let oldest_hole = self.holes.first().copied().unwrap_or(u64::MAX);

@@ -416,7 +416,9 @@ impl Consumer {
             Verdict::Ack | Verdict::Reject { requeue: false } => {
                 place.unacked.finish(&file, place.processed.as_ref())
             }
-            Verdict::Reject { requeue: true } => place.unacked.give_back(&place.input, &file),
+            Verdict::Reject { requeue: true } | Verdict::GiveBack => {
+                place.unacked.give_back(&place.input, &file)
+            }
         };
         match settled {
             Ok(()) => {}

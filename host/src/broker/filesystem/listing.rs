@@ -59,6 +59,24 @@ impl Listing {
     }
 }
 
+/// Removes the message files of a queue; how many.
+pub(super) fn purge(input: &Dir, queue: &str) -> io::Result<usize> {
+    let mut count = 0;
+    for entry in input.entries()? {
+        let file = entry?.file_name();
+        if file.to_str().and_then(name::queue) != Some(queue) {
+            continue;
+        }
+        match input.remove_file(&file) {
+            Ok(()) => count += 1,
+            // Somebody else took it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
 fn oldest(input: &Dir, queues: &HashSet<String>, most: usize) -> io::Result<VecDeque<String>> {
     let mut heap: BinaryHeap<(u64, String)> = BinaryHeap::new();
     for entry in input.entries()? {

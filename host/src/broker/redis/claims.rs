@@ -164,7 +164,7 @@ impl Claims {
     pub(super) fn room(&self) -> (usize, bool) {
         let limit = self.limit();
         let free = limit.saturating_sub(self.held().len());
-        (free.min(BATCH), free >= enough(limit))
+        (free.min(BATCH), free > 0 && free >= enough(limit))
     }
 
     /// Waits until there may be more room.
@@ -185,6 +185,7 @@ impl Claims {
     fn limit(&self) -> usize {
         match self.prefetch.load(Ordering::Relaxed) {
             0 => usize::MAX,
+            PAUSED => 0,
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
         }
     }
@@ -193,6 +194,9 @@ impl Claims {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// The prefetch count that takes nothing.
+pub(super) const PAUSED: u32 = u32::MAX;
 
 /// How much room makes a good batch: half of what may be held, so that taking and working overlap.
 fn enough(limit: usize) -> usize {

@@ -132,7 +132,9 @@ impl Subscriber {
         let (claims, again) = (Arc::clone(&self.claims), again.clone());
         let back = (queue.clone(), text);
         let receipt = Receipt::new(move |verdict| {
-            if claims.forget(number) && verdict == (Verdict::Reject { requeue: true }) {
+            if claims.forget(number)
+                && matches!(verdict, Verdict::Reject { requeue: true } | Verdict::GiveBack)
+            {
                 let (queue, text) = back;
                 let text = envelope::mark_redelivered(&String::from_utf8_lossy(&text));
                 // Nobody listens any more when the worker stops, and then the message is gone.

@@ -237,17 +237,38 @@ impl Broker for RedisBroker {
         self.claims.set_prefetch(prefetch);
     }
 
+    fn pause(&self) -> bool {
+        self.claims.set_prefetch(claims::PAUSED);
+        true
+    }
+
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError> {
         let queue = std::slice::from_ref(queue);
         self.exchanges.learn("Redis", queue)?;
         let mut link = Link::new(self.write.clone(), RESPONSE_TIMEOUT);
-        self.bind(&mut link, queue).await.map_err(|error| {
-            let reason = format!("{}: {error}", self.write);
-            match is_refusal(&error) {
-                true => BrokerError::Refused(reason),
-                false => BrokerError::Connection(reason),
-            }
-        })
+        let bound = self.bind(&mut link, queue).await;
+        bound.map_err(|error| failed(&self.write, &error))
+    }
+
+    async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
+        let lists = self.keys.lists(std::slice::from_ref(&queue.name));
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        for list in &lists {
+            pipeline
+                .cmd("LLEN")
+                .arg(&list.key)
+                .cmd("DEL")
+                .arg(&list.key)
+                .ignore();
+        }
+        let mut link = self.link();
+        let purged: RedisResult<Vec<usize>> = match link.up().await {
+            Ok(connection) => pipeline.query_async(connection).await,
+            Err(error) => Err(error),
+        };
+        let lengths = purged.map_err(|error| failed(&self.url, &error))?;
+        Ok(lengths.into_iter().sum())
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
@@ -318,4 +339,12 @@ impl Drop for RedisBroker {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(url: &RedisUrl, error: &redis::RedisError) -> BrokerError {
+    let reason = format!("{url}: {error}");
+    match is_refusal(error) {
+        true => BrokerError::Refused(reason),
+        false => BrokerError::Connection(reason),
+    }
 }

@@ -81,8 +81,10 @@ impl Batch {
     fn new(orders: impl Iterator<Item = Order>, prefix: &str) -> Self {
         let mut batch = Self::default();
         let tag = |number: u64| format!("{prefix}{number}").into_bytes();
+        let mut unbegun = Vec::new();
         for order in orders {
             match order {
+                Order::Settle(number, Verdict::GiveBack) => unbegun.push(number),
                 Order::Settle(number, Verdict::Ack | Verdict::Reject { requeue: false }) => {
                     batch.done.push(tag(number));
                 }
@@ -94,6 +96,8 @@ impl Batch {
                 }
             }
         }
+        unbegun.sort_unstable_by(|a, b| b.cmp(a));
+        batch.given_back.extend(unbegun.into_iter().map(tag));
         batch
     }
 

@@ -105,6 +105,104 @@ fn ignore(ctx: &Context) -> Result<(), TaskError> {
     Err(TaskError::Ignore)
 }
 
+/// Asks for one retry with new positional (`args`) or keyword (`kwargs`) arguments; what is not replaced is inherited.
+#[task]
+fn switch(
+    ctx: &Context,
+    #[default(0)] x: i64,
+    #[default(0)] y: i64,
+    #[default(Value::Null)] args: Value,
+    #[default(Value::Null)] kwargs: Value,
+) -> Result<Value, TaskError> {
+    if ctx.request().retries > 0 {
+        return Ok(json!([x, y]));
+    }
+    let mut retry = ctx.retry().countdown(0.0);
+    if !args.is_null() {
+        retry = retry.args(&args);
+    }
+    if !kwargs.is_null() {
+        retry = retry.kwargs(&kwargs);
+    }
+    Err(retry.raise())
+}
+
+/// Asks for retries without an error; there is one.
+#[task(max_retries = 1, default_retry_delay = 0)]
+fn exhausted(ctx: &Context) -> Result<(), TaskError> {
+    Err(ctx.retry().raise())
+}
+
+/// Fails with this exception until it was retried twice; the worker retries some of them.
+#[task(
+    max_retries = 2,
+    autoretry_for(ConnectionError, LookupError),
+    dont_autoretry_for(KeyError),
+    retry_kwargs(countdown = 0)
+)]
+fn auto(ctx: &Context, exc_type: String) -> Result<u32, TaskError> {
+    match ctx.request().retries {
+        2 => Ok(2),
+        n => Err(TaskError::new(exc_type, format!("try {n}"))),
+    }
+}
+
+/// May start twice a second.
+#[task(rate_limit = "2/s")]
+fn limited(value: i64) -> i64 {
+    value
+}
+
+/// Fails, and its message is then refused for good.
+#[task(acks_late, acks_on_failure = false)]
+fn late_fail() -> Result<(), TaskError> {
+    Err(TaskError::new("ValueError", "refused"))
+}
+
+/// Runs into its hard limit once; its message then goes back, and the second run returns at once.
+#[task(acks_late, acks_on_timeout = false, time_limit = 1)]
+fn late_timeout(ctx: &Context) -> Result<&'static str, TaskError> {
+    if !ctx.request().delivery_info.redelivered {
+        sleep(600.0)?;
+    }
+    Ok("again")
+}
+
+/// Puts its message back once.
+#[task(acks_late)]
+fn requeue(ctx: &Context) -> Result<&'static str, TaskError> {
+    if !ctx.request().delivery_info.redelivered {
+        return Err(TaskError::reject("once more", true));
+    }
+    Ok("again")
+}
+
+/// Goes on for so many seconds, whatever its soft limit says.
+#[task]
+fn soft_ignored(ctx: &Context, seconds: f64) -> Result<bool, TaskError> {
+    let _ = ctx.sleep(Duration::try_from_secs_f64(seconds)?);
+    std::thread::sleep(Duration::from_millis(50));
+    Ok(ctx.soft_time_limit_exceeded())
+}
+
+/// Fails with an exception of a module of its own choice.
+#[task]
+fn raise_from(module: String, exc_type: String, message: String) -> Result<(), TaskError> {
+    Err(Failure::new(exc_type, message).with_module(module).into())
+}
+
+/// Returns so many letters.
+#[task]
+fn letters(number: usize) -> String {
+    "x".repeat(number)
+}
+
+/// Prints a line that does not end.
+#[task]
+fn print(text: String) {
+    print!("{text}");
+}
+
 tasks![
     echo,
     sleep,
@@ -116,5 +214,16 @@ tasks![
     soft,
     soft_uncaught,
     reject,
-    ignore
+    ignore,
+    switch,
+    exhausted,
+    auto,
+    limited,
+    late_fail,
+    late_timeout,
+    requeue,
+    soft_ignored,
+    raise_from,
+    letters,
+    print
 ];

@@ -51,14 +51,29 @@ fn serializer() {}
 #[task(retry_backoff = 2)]
 fn backoff_alone() {}
 
-#[task(autoretry, retry_backoff = 0.5)]
+#[task(autoretry_for(OSError), retry_backoff = 0.5)]
 fn fraction() {}
 
 #[task(autoretry_for = "OSError")]
 fn no_list() {}
 
-#[task(autoretry, retry_jitter = 1)]
+#[task(autoretry_for("OSError"))]
+fn texts() {}
+
+#[task(autoretry_for())]
+fn nothing() {}
+
+#[task(autoretry_for(OSError), retry_jitter = 1)]
 fn jitter() {}
+
+#[task(autoretry_for(OSError), retry_kwargs(queue = "other"))]
+fn other_kwargs() {}
+
+#[task(autoretry_for(OSError), retry_kwargs(max_retries = "many"))]
+fn many() {}
+
+#[task(acks_late(yes))]
+fn in_parentheses() {}
 
 #[task(max_retries = 1, bogus, priority = 11)]
 fn all_at_once(#[default(1)] x: u8, y: &str) {}

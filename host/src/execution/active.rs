@@ -1,0 +1,160 @@
+//! The tasks that are here, and how to end one that runs (contract section 3.8, terminate; 8.5, USR1).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// How far a task has come (contract section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    /// It waits for its rate limit, or was just received.
+    Received,
+    /// It waits for its ETA.
+    Scheduled,
+    /// It waits for a slot.
+    Reserved,
+    /// It runs.
+    Active,
+}
+
+/// One task that is here.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Task id.
+    pub id: String,
+    /// Task name.
+    pub name: String,
+    /// How far it has come.
+    pub progress: Progress,
+    /// Since when.
+    pub since: Instant,
+    end: Arc<Notify>,
+}
+
+/// All tasks that are here.
+#[derive(Debug, Default)]
+pub struct Active {
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Debug, Default)]
+struct Tasks {
+    /// In the order they came. An id may be here twice: brokers deliver at least once.
+    entries: BTreeMap<u64, Entry>,
+    next: u64,
+}
+
+impl Active {
+    /// A task came. It is here until the answer is dropped.
+    pub(super) fn enter(self: &Arc<Self>, id: &str, name: &str) -> Here {
+        let end = Arc::new(Notify::new());
+        let entry = Entry {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            progress: Progress::Received,
+            since: Instant::now(),
+            end: Arc::clone(&end),
+        };
+        let mut tasks = self.tasks();
+        let number = tasks.next;
+        tasks.next += 1;
+        tasks.entries.insert(number, entry);
+        Here {
+            active: Arc::clone(self),
+            number,
+            end,
+        }
+    }
+
+    /// The tasks that are here, in the order they came.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.tasks().entries.values().cloned().collect()
+    }
+
+    /// How many wait for a slot or run.
+    pub fn reserved(&self) -> u32 {
+        let tasks = self.tasks();
+        let reserved = tasks
+            .entries
+            .values()
+            .filter(|entry| entry.progress >= Progress::Reserved);
+        u32::try_from(reserved.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Ends a task that runs; whether there is one.
+    pub fn terminate(&self, id: &str) -> bool {
+        let tasks = self.tasks();
+        let mut found = false;
+        for entry in tasks.entries.values() {
+            if entry.id == id && entry.progress == Progress::Active {
+                entry.end.notify_one();
+                found = true;
+            }
+        }
+        found
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// One line for people.
+    pub fn line(&self) -> String {
+        let seconds = self.since.elapsed().max(Duration::from_millis(1)).as_secs_f64();
+        format!("{}[{}] {:?} for {seconds:.3}s", self.name, self.id, self.progress)
+    }
+}
+
+/// A task's place among those that are here.
+#[derive(Debug)]
+pub(super) struct Here {
+    active: Arc<Active>,
+    number: u64,
+    end: Arc<Notify>,
+}
+
+impl Here {
+    /// The task has come so far.
+    pub(super) fn at(&self, progress: Progress) {
+        if let Some(entry) = self.active.tasks().entries.get_mut(&self.number) {
+            entry.progress = progress;
+            entry.since = Instant::now();
+        }
+    }
+
+    /// Waits until somebody wants the task to end.
+    pub(super) async fn terminated(&self) {
+        self.end.notified().await;
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.active.tasks().entries.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_task_that_runs_can_be_ended() {
+        let active = Arc::<Active>::default();
+        let (one, two) = (active.enter("a", "t"), active.enter("b", "t"));
+        one.at(Progress::Active);
+        two.at(Progress::Reserved);
+        assert_eq!(active.reserved(), 2);
+        assert!(!active.terminate("b") && !active.terminate("c"));
+        // Ended before it looks: it is told all the same.
+        assert!(active.terminate("a"));
+        one.terminated().await;
+        drop(one);
+        assert_eq!((active.entries().len(), active.reserved()), (1, 1));
+        assert!(active.entries()[0].line().starts_with("t[b] Reserved for 0."));
+    }
+}

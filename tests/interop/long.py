@@ -1,0 +1,70 @@
+"""Sends many tasks with random options, for the long test (`tests/it/long.rs`).
+
+`python long.py NUMBER SEED FILE`: one line of JSON for each message that was sent, as soon as it was: id, task, whether a
+state is to be expected and which. A message that cannot be sent is sent again until it is, as a new task each time it is
+not known whether the first one arrived.
+"""
+
+import json
+import random
+import sys
+import time
+
+from kombu.exceptions import OperationalError
+from proj import app
+
+#: task, arguments, options, the state in which it has to end (None: nothing is stored), acknowledged late?
+KINDS = [
+    ("arithmetic.add", [2, 3], {}, "SUCCESS", False),
+    ("arithmetic.add", [2, 3], {"ignore_result": True}, None, False),
+    ("arithmetic.add", [2], {}, "FAILURE", False),
+    ("probe.echo", ["x" * 2000], {}, "SUCCESS", False),
+    ("probe.sleep", [0.02], {}, "SUCCESS", False),
+    ("probe.late", [0.0], {}, "SUCCESS", True),
+    ("probe.late", [0.02], {}, "SUCCESS", True),
+    ("probe.retry", [1, 0.5], {}, "SUCCESS", False),
+    ("probe.fail", ["no"], {}, "FAILURE", False),
+]
+
+
+def options(choice):
+    """Options that do not change how the task ends."""
+    if choice.random() < 0.1:
+        yield "countdown", round(choice.uniform(0.1, 5), 1)
+    if choice.random() < 0.3:
+        yield "priority", choice.randrange(10)
+    if choice.random() < 0.2:
+        yield "expires", 3600
+    if choice.random() < 0.2:
+        yield "time_limit", 60
+    if choice.random() < 0.2:
+        yield "compression", choice.choice(["gzip", "bzip2", "lzma"])
+    if choice.random() < 0.2:
+        yield "shadow", "another name"
+    if choice.random() < 0.2:
+        yield "headers", {"x-mine": [1, {"deep": None}]}
+
+
+def main(number, seed, path):
+    choice = random.Random(seed)
+    # A client that waits and tries again: brokers are restarted under it.
+    app.conf.task_publish_retry_policy = {"max_retries": 100, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
+    with open(path, "w") as file:
+        for _ in range(number):
+            name, args, fixed, state, late = choice.choice(KINDS)
+            more = dict(options(choice))
+            while True:
+                task_id = f"{seed}-{random.getrandbits(96):024x}"
+                try:
+                    app.send_task(name, args, task_id=task_id, **fixed, **more)
+                except (OperationalError, OSError) as error:
+                    print(f"not sent: {error}", file=sys.stderr)
+                    time.sleep(0.5)
+                    continue
+                break
+            file.write(json.dumps({"id": task_id, "task": name, "state": state, "late": late}) + "\n")
+            file.flush()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

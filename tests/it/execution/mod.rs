@@ -1,0 +1,237 @@
+//! One message's way through the library, with a broker and a result backend that only remember: what no client and no
+//! server can be made to do at the right moment (contract section 3).
+
+mod done_before;
+mod lost;
+mod rates;
+mod revoked;
+mod settings;
+mod stopping;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use celerybox::backend::{BackendError, ResultBackend, StoredResult};
+use celerybox::broker::{Broker, BrokerError, Delivery, Receipt, Verdict};
+use celerybox::execution::{Execution, Options, handle};
+use celerybox::message::{Message, Outgoing, Properties, Route};
+use celerybox::queue::Queue;
+use celerybox::sandbox::registry::load_all;
+use celerybox::sandbox::{Limits, Sandbox};
+use celerybox::shutdown::Shutdown;
+use celerybox_tests::guests;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// A broker that hands over what it is given and remembers the rest.
+#[derive(Default)]
+struct Remembering {
+    published: Mutex<Vec<Outgoing>>,
+    prefetch: Mutex<Vec<u32>>,
+    refuses: AtomicBool,
+    deliveries: Mutex<Option<mpsc::Receiver<Delivery>>>,
+}
+
+#[async_trait]
+impl Broker for Remembering {
+    async fn consume(&self, _: &[Queue], _: u32) -> Result<mpsc::Receiver<Delivery>, BrokerError> {
+        let deliveries = self.deliveries.lock().unwrap().take();
+        Ok(deliveries.expect("it is consumed once"))
+    }
+
+    fn set_prefetch(&self, prefetch: u32) {
+        self.prefetch.lock().unwrap().push(prefetch);
+    }
+
+    async fn declare(&self, _: &Queue) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn purge(&self, _: &Queue) -> Result<usize, BrokerError> {
+        Ok(0)
+    }
+
+    async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(BrokerError::Refused("nobody may send".into()));
+        }
+        self.published.lock().unwrap().push(outgoing);
+        Ok(())
+    }
+
+    async fn cancel(&self) {}
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+}
+
+/// A result backend that keeps the last document of each task, and the states before it.
+#[derive(Default)]
+struct Memory(Mutex<HashMap<String, Vec<String>>>);
+
+#[async_trait]
+impl ResultBackend for Memory {
+    async fn store(&self, result: StoredResult) -> Result<(), BackendError> {
+        let mut stored = self.0.lock().unwrap();
+        stored.entry(result.task_id).or_default().push(result.meta);
+        Ok(())
+    }
+
+    async fn fetch(&self, task_id: &str) -> Result<Option<String>, BackendError> {
+        let stored = self.0.lock().unwrap();
+        Ok(stored.get(task_id).and_then(|metas| metas.last().cloned()))
+    }
+}
+
+/// A worker without a broker.
+struct Lab {
+    worker: Arc<Execution>,
+    broker: Arc<Remembering>,
+    memory: Arc<Memory>,
+    messages: AtomicU32,
+}
+
+/// A message that was handed to the worker.
+struct Sent {
+    id: String,
+    /// What the worker did with the message.
+    verdict: Arc<Mutex<Option<Verdict>>>,
+    /// Its connection.
+    connection: watch::Sender<bool>,
+    way: JoinHandle<()>,
+}
+
+impl Sent {
+    fn verdict(&self) -> Option<Verdict> {
+        *self.verdict.lock().unwrap()
+    }
+
+    fn lose_connection(&self) {
+        self.connection.send_replace(true);
+    }
+
+    async fn done(self) -> Option<Verdict> {
+        let way = tokio::time::timeout(Duration::from_secs(60), self.way).await;
+        way.expect("it ends within a minute").expect("no panic");
+        *self.verdict.lock().unwrap()
+    }
+}
+
+const ACK: Option<Verdict> = Some(Verdict::Ack);
+
+impl Lab {
+    async fn new(options: Options) -> Lab {
+        let sandbox = Sandbox::new(Limits::default(), 8, None).expect("a sandbox");
+        let registry = load_all(&sandbox, &[guests().join("probe.wasm")], false).await;
+        assert!(registry.broken().is_empty(), "{:?}", registry.broken());
+        let (broker, memory) = (Arc::<Remembering>::default(), Arc::<Memory>::default());
+        let worker = Execution::new(
+            registry,
+            Arc::clone(&broker) as Arc<dyn Broker>,
+            Some(Arc::clone(&memory) as Arc<dyn ResultBackend>),
+            options,
+            Arc::default(),
+            Shutdown::default(),
+        );
+        Lab {
+            worker: Arc::new(worker),
+            broker,
+            memory,
+            messages: AtomicU32::new(0),
+        }
+    }
+
+    fn delivery(&self, task: &str, args: Value, headers: Value) -> (Delivery, Sent) {
+        let number = self.messages.fetch_add(1, Ordering::Relaxed);
+        let mut all = json!({"task": format!("probe.{task}"), "id": format!("message-{number}")});
+        for (name, value) in headers.as_object().expect("headers are a map") {
+            all[name] = value.clone();
+        }
+        let (connection, lost) = watch::channel(false);
+        let verdict = Arc::<Mutex<Option<Verdict>>>::default();
+        let given = Arc::clone(&verdict);
+        let sent = Sent {
+            id: all["id"].as_str().expect("an id").to_owned(),
+            verdict,
+            connection,
+            way: tokio::spawn(async {}),
+        };
+        let delivery = Delivery {
+            message: Message {
+                headers: all.as_object().cloned(),
+                properties: Properties {
+                    content_type: Some("application/json".into()),
+                    content_encoding: Some("utf-8".into()),
+                    ..Properties::default()
+                },
+                body: format!("[{args}, {{}}, null]").into_bytes(),
+            },
+            route: Route::to_queue("celery"),
+            queue: "celery".into(),
+            redelivered: all["redelivered"] == true,
+            receipt: Receipt::new(move |verdict| {
+                let before = given.lock().unwrap().replace(verdict);
+                assert_eq!(before, None, "a message is settled once");
+            })
+            .over(lost),
+        };
+        (delivery, sent)
+    }
+
+    /// Hands a message to the worker.
+    fn send(&self, task: &str, args: Value, headers: Value) -> Sent {
+        let (delivery, sent) = self.delivery(task, args, headers);
+        let way = tokio::spawn(handle(Arc::clone(&self.worker), delivery));
+        Sent { way, ..sent }
+    }
+
+    /// The stored states of a task, in order.
+    fn states(&self, id: &str) -> Vec<String> {
+        self.documents(id)
+            .iter()
+            .map(|document| document["status"].as_str().expect("a state").to_owned())
+            .collect()
+    }
+
+    /// The last stored document of a task; null when there is none.
+    fn stored(&self, id: &str) -> Value {
+        self.documents(id).pop().unwrap_or_default()
+    }
+
+    fn documents(&self, id: &str) -> Vec<Value> {
+        let stored = self.memory.0.lock().unwrap();
+        let metas = stored.get(id).map(Vec::as_slice).unwrap_or_default();
+        metas
+            .iter()
+            .map(|meta| serde_json::from_str(meta).expect("a document is JSON"))
+            .collect()
+    }
+
+    /// The number of messages that may be held, as the broker heard it last.
+    fn prefetch(&self) -> Option<u32> {
+        self.broker.prefetch.lock().unwrap().last().copied()
+    }
+
+    /// Waits until so many tasks run.
+    async fn running(&self, number: usize) {
+        self.until("they run", || {
+            let entries = self.worker.active.entries();
+            let running = entries.iter().filter(|entry| entry.line().contains(" Active "));
+            running.count() == number
+        })
+        .await;
+    }
+
+    async fn until(&self, what: &str, fact: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !fact() {
+            assert!(Instant::now() < end, "not within a minute: {what}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
