@@ -105,6 +105,17 @@ impl Place {
         }
     }
 
+    /// The virtual host that holds the messages.
+    ///
+    /// # Panics
+    /// Where the messages are elsewhere.
+    pub fn vhost(&self) -> &Vhost {
+        match &self.broker {
+            Broker::Amqp(vhost) => vhost,
+            other => panic!("the broker is {other:?}"),
+        }
+    }
+
     /// The Redis that holds the messages.
     ///
     /// # Panics
@@ -123,6 +134,17 @@ impl Place {
             Broker::OwnAmqp(server) => server.restart(),
             Broker::Amqp(_) => panic!("other tests use this node"),
             Broker::Filesystem => {}
+        }
+    }
+
+    /// The virtual host that holds the messages.
+    ///
+    /// # Panics
+    /// Where the messages are elsewhere.
+    pub fn amqp_broker(&self) -> &Vhost {
+        match &self.broker {
+            Broker::Amqp(vhost) => vhost,
+            other => panic!("the broker is {other:?}"),
         }
     }
 

@@ -11,7 +11,10 @@ use crate::place::{root, venv_python};
 /// # Panics
 /// Where the script fails; with its output.
 pub fn python(place: &Place, script: &str, arguments: &[&str]) -> Value {
-    let mut command = interpreter(place);
+    run(interpreter(place), script, arguments)
+}
+
+fn run(mut command: Command, script: &str, arguments: &[&str]) -> Value {
     command.arg(script).args(arguments);
     let output = command.output().expect("the interpreter starts");
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -25,6 +28,16 @@ pub fn python(place: &Place, script: &str, arguments: &[&str]) -> Value {
             .unwrap_or_else(|error| panic!("{script} printed no JSON ({error}): {line}")),
         None => Value::Null,
     }
+}
+
+/// The same with Celery settings of the app.
+///
+/// # Panics
+/// Where the script fails; with its output.
+pub fn python_with(place: &Place, settings: &Value, script: &str, arguments: &[&str]) -> Value {
+    let mut command = interpreter(place);
+    command.env("TEST_SETTINGS", settings.to_string());
+    run(command, script, arguments)
 }
 
 /// Runs one check of `tests/interop/checks.py`: what a Python client sees.

@@ -60,26 +60,31 @@ impl RabbitMq {
 
     /// Starts a node of its own and waits until it answers; for tests that stop or pause it.
     pub fn start() -> RabbitMq {
-        RabbitMq::start_with("[rabbitmq_management].")
+        RabbitMq::start_with("[rabbitmq_management].", "", "[].")
+    }
+
+    /// The same with other plugins (`[name].`), more lines in its configuration file, and the terms of an advanced one.
+    pub fn start_configured(plugins: &str, settings: &str, advanced: &str) -> RabbitMq {
+        RabbitMq::start_with(plugins, settings, advanced)
     }
 
     /// The same without the management plugin, which takes CPU time of its own: for benchmarks. Nothing here that asks
     /// the management API works on it.
     pub fn start_bare() -> RabbitMq {
-        RabbitMq::start_with("[].")
+        RabbitMq::start_with("[].", "", "[].")
     }
 
-    fn start_with(plugins: &str) -> RabbitMq {
+    fn start_with(plugins: &str, more: &str, advanced: &str) -> RabbitMq {
         // A port may be taken between the choice and the start: then the node ends, and the next one is tried.
         for _ in 0..5 {
-            if let Some(server) = RabbitMq::try_start(plugins) {
+            if let Some(server) = RabbitMq::try_start(plugins, more, advanced) {
                 return server;
             }
         }
         panic!("rabbitmq-server did not start in five attempts");
     }
 
-    fn try_start(plugins: &str) -> Option<RabbitMq> {
+    fn try_start(plugins: &str, more: &str, advanced: &str) -> Option<RabbitMq> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path();
         let certificate = Certificate::make(path);
@@ -90,6 +95,7 @@ impl RabbitMq {
         };
         let (mapper_port, distribution_port) = (free_port().to_string(), free_port().to_string());
         let mut settings = settings(ports, &certificate);
+        settings.push_str(more);
         if plugins.contains("management") {
             let port = ports.management;
             settings.push_str(&format!(
@@ -98,6 +104,7 @@ impl RabbitMq {
         }
         std::fs::write(path.join("rabbitmq.conf"), settings).expect("writable");
         std::fs::write(path.join("plugins"), plugins).expect("writable");
+        std::fs::write(path.join("advanced.config"), advanced).expect("writable");
 
         // RabbitMQ would start a port mapper that outlives it; ours listens on 127.0.0.1 and ends with the test.
         let mut command = Command::new(program("epmd"));
@@ -160,6 +167,16 @@ impl RabbitMq {
         self.node.signal_group(rustix::process::Signal::TERM);
         self.node.wait(Duration::from_secs(120));
         self.node = launch(&mut self.command, self.folder.path()).expect("rabbitmq-server starts again");
+    }
+
+    /// `amqps://` URL of the default virtual host, without user and password.
+    pub fn tls_url(&self) -> String {
+        format!("amqps://localhost:{}//", self.ports.tls)
+    }
+
+    /// The node's certificate, which also serves as a client's, its key and its authority.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
     }
 
     /// Stops answering without closing connections (SIGSTOP), until [`RabbitMq::resume`].
@@ -267,6 +284,38 @@ impl Vhost {
             .find(|found| found["name"] == queue)
     }
 
+    /// The bindings of this virtual host, without those to the default exchange, as
+    /// `[source, destination, routing key, arguments]`.
+    pub fn bindings(&self) -> Vec<Value> {
+        let bindings = self.server.list(&format!("bindings/{}", self.name));
+        let named = bindings.iter().filter(|binding| binding["source"] != "");
+        named
+            .map(|b| {
+                Value::Array(
+                    ["source", "destination", "routing_key", "arguments"]
+                        .map(|name| b[name].clone())
+                        .to_vec(),
+                )
+            })
+            .collect()
+    }
+
+    /// Closes the client connections of this virtual host that the management API knows of, as an operator can; how
+    /// many. It hears of a new one after some seconds.
+    pub fn close_connections(&self) -> usize {
+        let mut closed = 0;
+        for connection in self.server.list("connections") {
+            if let Some(name) = connection["name"].as_str()
+                && connection["vhost"] == self.name
+            {
+                let name = name.replace(' ', "%20").replace('>', "%3E");
+                self.server.request("DELETE", &format!("connections/{name}"), "");
+                closed += 1;
+            }
+        }
+        closed
+    }
+
     /// The exchanges of this virtual host by name, without RabbitMQ's own.
     pub fn exchanges(&self) -> Vec<Value> {
         let mut exchanges = self.server.list(&format!("exchanges/{}", self.name));
@@ -286,7 +335,7 @@ fn settings(ports: Ports, certificate: &Certificate) -> String {
          ssl_options.cacertfile = {}\n\
          ssl_options.certfile = {}\n\
          ssl_options.keyfile = {}\n\
-         ssl_options.verify = verify_none\n\
+         ssl_options.verify = verify_peer\n\
          ssl_options.fail_if_no_peer_cert = false\n\
          disk_free_limit.absolute = 50MB\n\
          collect_statistics_interval = 5000\n",

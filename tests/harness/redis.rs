@@ -63,25 +63,40 @@ impl Reply {
 impl Redis {
     /// Starts a server and waits until it answers. Nothing is kept when it ends.
     pub fn start() -> Redis {
-        Redis::start_with("no")
+        Redis::start_with(&[])
     }
 
     /// Starts a server that finds its data again after [`Redis::restart`].
     pub fn start_durable() -> Redis {
-        Redis::start_with("yes")
+        Redis::start_with(&["--appendonly", "yes"])
     }
 
-    fn start_with(appendonly: &str) -> Redis {
+    /// Starts a server that follows another one.
+    pub fn replica_of(master: &Redis) -> Redis {
+        let replica = Redis::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port)]);
+        within(
+            Duration::from_secs(30),
+            "the replica has its master's data",
+            || {
+                let role = replica.command(&["INFO", "replication"]);
+                role.text().contains("master_link_status:up").then_some(())
+            },
+        );
+        replica
+    }
+
+    /// Starts a server with more command-line options.
+    fn start_with(options: &[&str]) -> Redis {
         // A port may be taken between the choice and the start: then the server ends, and the next one is tried.
         for _ in 0..10 {
-            if let Some(server) = Redis::try_start(appendonly) {
+            if let Some(server) = Redis::try_start(options) {
                 return server;
             }
         }
         panic!("redis-server did not start in ten attempts");
     }
 
-    fn try_start(appendonly: &str) -> Option<Redis> {
+    fn try_start(options: &[&str]) -> Option<Redis> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let certificate = Certificate::make(folder.path());
         let (port, tls_port) = (free_port(), free_port());
@@ -97,11 +112,12 @@ impl Redis {
             ("--tls-auth-clients", "no"),
             ("--unixsocket", "redis.sock"),
             ("--save", ""),
-            ("--appendonly", appendonly),
+            ("--appendonly", "no"),
             ("--daemonize", "no"),
         ] {
             command.arg(name).arg(value);
         }
+        command.args(options);
         let process = launch(&mut command, folder.path())?;
         Some(Redis {
             process,
@@ -208,6 +224,16 @@ impl Redis {
             .count()
     }
 
+    /// The server's certificate, which also serves as a client's, its key and its authority.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// `kill -9` of the server.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Stops answering without closing connections (SIGSTOP), until [`Redis::resume`].
     pub fn pause(&mut self) {
         self.process.signal(rustix::process::Signal::STOP);
@@ -231,6 +257,43 @@ fn launch(command: &mut Command, folder: &Path) -> Option<Process> {
         (ended || ready).then_some(())
     });
     process.exit_status().is_none().then_some(process)
+}
+
+/// A sentinel that watches a server, calls it `main` and lets its replica take over when it is gone.
+#[derive(Debug)]
+pub struct Sentinel {
+    _process: Process,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Sentinel {
+    /// Starts a sentinel and waits until it knows of the replica.
+    pub fn watch(master: &Redis) -> Sentinel {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let port = free_port();
+        let file = folder.path().join("sentinel.conf");
+        let settings = format!(
+            "port {port}\nbind 127.0.0.1\nprotected-mode no\nsentinel monitor main 127.0.0.1 {} 1\n\
+             sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 10000\n",
+            master.port
+        );
+        std::fs::write(&file, settings).expect("writable");
+        let mut command = Command::new(program("redis-server"));
+        command.arg(&file).arg("--sentinel").current_dir(folder.path());
+        let mut process = Process::start("redis-sentinel", &mut command, Some(folder.path()));
+        process.wait_for_line("+slave slave");
+        Sentinel {
+            _process: process,
+            port,
+            _folder: folder,
+        }
+    }
+
+    /// `sentinel://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("sentinel://127.0.0.1:{}", self.port)
+    }
 }
 
 /// A connection that stays open, for a test or benchmark that asks often.

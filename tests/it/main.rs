@@ -21,6 +21,7 @@ mod options;
 mod queues;
 mod readme;
 mod redis;
+mod routing;
 mod sandbox;
 mod settings;
 mod shutdown;

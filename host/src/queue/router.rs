@@ -204,7 +204,8 @@ impl Sending {
                 "compression" => set(&mut sending.compression, text()),
                 unknown => {
                     let nearest = did_you_mean(unknown, KEYS.into_iter());
-                    wrong.push(format!("{at}: unknown option {unknown}{nearest}"));
+                    let hint = "the name of a task with dots in it stands in quotes";
+                    wrong.push(format!("{at}: unknown option {unknown}{nearest} ({hint})"));
                     continue;
                 }
             };

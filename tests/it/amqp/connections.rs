@@ -14,7 +14,7 @@ use super::raw::RawClient;
 use crate::conformance::{close, id, message, next, next_many, nothing, publish, queue, until_queued};
 
 /// A network between a broker and its server that can be torn and mended.
-struct Network {
+pub(super) struct Network {
     port: u16,
     server: String,
     carrying: Option<JoinHandle<()>>,
@@ -22,7 +22,7 @@ struct Network {
 }
 
 impl Network {
-    async fn to(url: &str) -> (Self, String) {
+    pub(super) async fn to(url: &str) -> (Self, String) {
         let (credentials, place) = url.split_once('@').unwrap();
         let (server, vhost) = place.split_once('/').unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -58,7 +58,7 @@ impl Network {
     }
 
     /// All connections end, and no new ones are accepted.
-    async fn tear(&mut self) {
+    pub(super) async fn tear(&mut self) {
         if let Some(carrying) = self.carrying.take() {
             carrying.abort();
             let _ = carrying.await;
@@ -70,7 +70,7 @@ impl Network {
         self.stalls.send_modify(|stalls| *stalls += 1);
     }
 
-    async fn mend(&mut self) {
+    pub(super) async fn mend(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         self.carry(listener);
     }
@@ -90,7 +90,13 @@ async fn a_lost_connection_is_made_again_and_unsettled_messages_come_back() {
     // The fourth comes when the server has seen the ack.
     held.push(next(&mut deliveries).await);
 
+    let lost = held[0].receipt.lost();
+    assert!(held.iter().all(|delivery| !delivery.receipt.is_lost()));
     network.tear().await;
+    tokio::time::timeout(Duration::from_secs(20), lost)
+        .await
+        .expect("the connection is gone");
+    assert!(held.iter().all(|delivery| delivery.receipt.is_lost()));
     network.mend().await;
     let again = next_many(&mut deliveries, 3).await;
     assert_eq!(again.iter().map(id).collect::<Vec<_>>(), ["1", "2", "3"]);
@@ -294,6 +300,11 @@ async fn tls_with_a_trusted_authority() {
     }
     close(Box::new(broker)).await;
     until_queued(&vhost, &queue, 0).await;
+
+    // Encrypted, but with whom nobody knows.
+    let careless = super::broker(&format!("{}?verify=verify_none", vhost.tls_url()));
+    careless.consume(&[queue.as_str().into()], 1).await.unwrap();
+    close(Box::new(careless)).await;
 
     let stranger = super::broker(&vhost.tls_url());
     match stranger.consume(&[queue.as_str().into()], 1).await {

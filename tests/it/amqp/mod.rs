@@ -3,6 +3,11 @@
 mod conformance;
 mod connections;
 mod declarations;
+mod failover;
+mod heartbeat;
+mod policies;
+mod queues;
+mod quorum;
 mod raw;
 mod samples;
 

@@ -274,3 +274,37 @@ async fn a_file_that_is_being_written_is_not_taken() {
     until_queued(&folder, "q", 0).await;
     close(broker).await;
 }
+
+/// Receipts of a folder that was removed are lost; those of the one that takes its place are not. With a dead-letter
+/// queue, what no queue is bound for is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receipts_are_lost_with_their_folder() {
+    let folder = Folder::new();
+    let options = Options {
+        deadletter_queue: Some("dead".into()),
+        ..options_in(folder.path())
+    };
+    let broker = FilesystemBroker::new(&options).unwrap();
+    publish(&broker, "q", 1).await;
+    let mut deliveries = broker.consume(&queues("q"), 2).await.unwrap();
+    let held = next(&mut deliveries).await;
+    assert!(!held.receipt.is_lost());
+    std::fs::remove_dir_all(&options.data_folder_in).unwrap();
+    let lost = tokio::time::timeout(LONGEST, held.receipt.lost());
+    lost.await.expect("the folder is gone");
+    std::fs::create_dir_all(&options.data_folder_in).unwrap();
+    celerybox::broker::send(&broker, message("q", "again"), &crate::conformance::PATIENT)
+        .await
+        .unwrap();
+    let again = next_within(&mut deliveries, Duration::from_secs(60)).await;
+    assert_eq!((id(&again).as_str(), again.receipt.is_lost()), ("again", false));
+    held.receipt.ack();
+    again.receipt.ack();
+    let mut nowhere = message("", "1");
+    nowhere.route.exchange = "nobody".into();
+    nowhere.route.routing_key = "x".into();
+    broker.publish(nowhere).await.unwrap();
+    let names = names(&options.data_folder_out);
+    assert!(names.iter().any(|name| name.ends_with(".dead.msg")), "{names:?}");
+    close(Box::new(broker)).await;
+}

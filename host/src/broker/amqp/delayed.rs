@@ -19,8 +19,11 @@ const LEVELS: u32 = 28;
 /// The exchange that messages come back to when their time has come.
 const DELIVERY: &str = "celery_delayed_delivery";
 
+/// What the names of all exchanges of the levels begin with.
+const PREFIX: &str = "celery_delayed_";
+
 fn level_name(level: u32) -> String {
-    format!("celery_delayed_{level}")
+    format!("{PREFIX}{level}")
 }
 
 /// `*.` for every bit that a level does not look at, and then its own bit.
@@ -123,7 +126,8 @@ pub(super) fn route(route: &Route, message: &Message, kind: ExchangeKind, now: T
 /// Where a message that came out of the levels was published to before: a retry goes there again.
 pub(super) fn original(delivered: Route, queue: &Queue) -> Route {
     match stripped(&delivered.routing_key) {
-        Some(key) if delivered.exchange == DELIVERY => Route {
+        // The level that let it go is named as its exchange.
+        Some(key) if delivered.exchange.starts_with(PREFIX) => Route {
             exchange: queue.exchange.name.clone(),
             routing_key: key.to_owned(),
         },
@@ -188,33 +192,52 @@ mod tests {
             (route.exchange, route.routing_key)
         };
         let bits = "0.".repeat(27) + "1.";
-        assert_eq!(
-            delivered(DELIVERY, &format!("{bits}a.b")),
-            ("tasks".into(), "a.b".into())
-        );
+        for exchange in [DELIVERY, "celery_delayed_0"] {
+            let original = delivered(exchange, &format!("{bits}a.b"));
+            assert_eq!(original, ("tasks".into(), "a.b".into()));
+        }
         for (exchange, key) in [(DELIVERY, "a.b"), ("tasks", &*format!("{bits}a.b")), ("", "é")] {
             assert_eq!(delivered(exchange, key), (exchange.to_owned(), key.to_owned()));
         }
     }
 
-    /// The arguments that Python declares, from a recorded session.
+    /// What Python declares and binds, from a recorded session.
     #[test]
     fn levels_are_declared_as_kombu_does() {
-        let level = level_queue(27, true);
-        assert_eq!(level.routing_key, "1.#");
-        assert_eq!(
-            Value::Object(level.arguments()),
-            json!({
-                "x-queue-type": "quorum", "x-overflow": "reject-publish", "x-message-ttl": 134_217_728_000_u64,
-                "x-dead-letter-exchange": "celery_delayed_26", "x-dead-letter-strategy": "at-least-once",
-            })
-        );
-        let lowest = level_queue(0, false);
-        assert_eq!(lowest.routing_key, "*.".repeat(27) + "1.#");
-        let arguments = lowest.arguments();
-        assert_eq!(arguments["x-dead-letter-exchange"], DELIVERY);
-        assert_eq!(arguments["x-message-ttl"], 1000);
-        assert!(!arguments.contains_key("x-dead-letter-strategy"));
+        let text = include_str!("../../../../tests/cases/wire/amqp-quorum-topic.json");
+        let sample: Value = serde_json::from_str(text).unwrap();
+        let methods = sample["methods"].as_array().unwrap();
+        let recorded = |method: &str, key: &str, name: &str| {
+            let found = methods
+                .iter()
+                .find(|m| m["method"] == method && m["args"][key] == name);
+            found.unwrap_or_else(|| panic!("{method} {name}"))["args"].clone()
+        };
+        for level in 0..LEVELS {
+            let queue = level_queue(level, true);
+            let declared = recorded("Queue.Declare", "queue", &queue.name);
+            assert_eq!(Value::Object(queue.arguments()), declared["arguments"], "{level}");
+            assert_eq!(declared["durable"], queue.durable);
+            let bound = recorded("Queue.Bind", "queue", &queue.name);
+            assert_eq!(
+                (&bound["exchange"], &bound["routing_key"]),
+                (&json!(queue.name), &json!(queue.routing_key))
+            );
+            let exchange = recorded("Exchange.Declare", "exchange", &queue.name);
+            assert_eq!(
+                (&exchange["exchange_type"], &exchange["durable"]),
+                (&json!("topic"), &json!(true))
+            );
+            let step = recorded("Exchange.Bind", "source", &queue.name);
+            let next = level.checked_sub(1).map_or(DELIVERY.to_owned(), level_name);
+            assert_eq!(
+                (&step["destination"], &step["routing_key"]),
+                (&json!(next), &json!(level_key(level, '0')))
+            );
+        }
+        let classic = level_queue(0, false).arguments();
+        assert_eq!(classic["x-queue-type"], "classic");
+        assert!(!classic.contains_key("x-dead-letter-strategy"));
         assert_eq!(after_delay("#.x"), "#.x");
         assert_eq!(after_delay("x"), "#.x");
     }

@@ -35,7 +35,7 @@ use crate::queue::Queue;
 use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_refusal};
 use crate::redis_url::RedisUrl;
 
-pub use options::{Options, QueueOrder, sentinel_login};
+pub use options::{NAMES, Options, QueueOrder, sentinel_login};
 
 /// How long closing waits for the server.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
