@@ -106,10 +106,10 @@ pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
         };
         let failed = outcome.lost_reason();
         let effects = worker.settle(&task, &receipt, outcome);
-        if let Err(error) = worker.apply(effects, &mut receipt, Some(&task.request)).await {
+        if let Err(error) = worker.apply(effects, &mut receipt, Some(&task)).await {
             let outcome = settle::unsent(&mut task.plan, failed, &error);
             let effects = worker.settle(&task, &receipt, outcome);
-            let _ = worker.apply(effects, &mut receipt, Some(&task.request)).await;
+            let _ = worker.apply(effects, &mut receipt, Some(&task)).await;
         }
     };
     if std::panic::AssertUnwindSafe(way).catch_unwind().await.is_err() {
@@ -179,7 +179,7 @@ impl Execution {
         info!("Task {}[{}] received", request.shown_name(), request.id);
         let task = Task {
             plan: admit::plan(&request, &definition, &self.options.defaults),
-            here: self.active.enter(&request.id, request.shown_name()),
+            here: self.active.enter(&request),
             request: Arc::new(request),
             definition,
             component,
@@ -224,6 +224,9 @@ impl Execution {
             let _held = self.prefetch.count(Counted::Limited);
             self.rates.turn(&request.task).await;
         }
+        if request.redelivered && self.twin_is_done(request).await {
+            return Err(Stopped::Ended(Outcome::Duplicate));
+        }
         task.here.at(Progress::Reserved);
         self.scale(true);
         let slot = self.slots.acquire().await;
@@ -231,6 +234,17 @@ impl Execution {
             Some(why) => Err(revoked(why)),
             None => Ok(Grant { _slot: slot }),
         }
+    }
+
+    /// Waits while the same run is still going on here, its message delivered once more after its connection was lost;
+    /// whether it is done with then (contract section 3.13).
+    async fn twin_is_done(&self, request: &Request) -> bool {
+        let _held = self.prefetch.count(Counted::Limited);
+        let done = self.active.twin_is_done(request).await;
+        if done {
+            report::done_before(request, "it ran here when its message was delivered before");
+        }
+        done
     }
 
     /// Adapts the slots to the work (contract section 3.12); `received`: a task came.
@@ -249,6 +263,7 @@ impl Execution {
         let lost = receipt.as_ref().map(Receipt::lost);
         let _acked = receipt.take_if(|_| !task.plan.acks_late).map(|receipt| {
             receipt.ack();
+            task.here.done();
             self.prefetch.count(Counted::Acked)
         });
         self.store_started(task).await;
@@ -365,7 +380,7 @@ impl Execution {
         &self,
         effects: Vec<Effect>,
         receipt: &mut Option<Receipt>,
-        request: Option<&Request>,
+        task: Option<&Task>,
     ) -> Result<(), BrokerError> {
         for effect in effects {
             match effect {
@@ -384,8 +399,11 @@ impl Execution {
                 }
                 Effect::Ack => {
                     if let Some(receipt) = receipt.take() {
-                        if let Some(request) = request.filter(|_| receipt.is_lost()) {
-                            self.known.done_unacked(request);
+                        if let Some(task) = task {
+                            task.here.done();
+                            if receipt.is_lost() {
+                                self.known.done_unacked(&task.request);
+                            }
                         }
                         receipt.ack();
                     }

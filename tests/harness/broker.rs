@@ -137,6 +137,17 @@ impl Place {
         }
     }
 
+    /// The virtual host that holds the messages.
+    ///
+    /// # Panics
+    /// Where the messages are elsewhere.
+    pub fn amqp_broker(&self) -> &Vhost {
+        match &self.broker {
+            Broker::Amqp(vhost) => vhost,
+            other => panic!("the broker is {other:?}"),
+        }
+    }
+
     /// The Redis that holds the results.
     ///
     /// # Panics

@@ -159,16 +159,6 @@ impl RabbitMq {
         format!("amqp://guest:guest@127.0.0.1:{}//", self.ports.amqp)
     }
 
-    /// `amqps://` URL of the default virtual host, without user and password.
-    pub fn tls_url(&self) -> String {
-        format!("amqps://localhost:{}//", self.ports.tls)
-    }
-
-    /// The node's certificate, which also serves as a client's, its key and its authority.
-    pub fn certificate(&self) -> &Certificate {
-        &self.certificate
-    }
-
     /// Ends the node in good order and starts it again on the same ports, with its durable queues.
     ///
     /// # Panics
@@ -177,6 +167,16 @@ impl RabbitMq {
         self.node.signal_group(rustix::process::Signal::TERM);
         self.node.wait(Duration::from_secs(120));
         self.node = launch(&mut self.command, self.folder.path()).expect("rabbitmq-server starts again");
+    }
+
+    /// `amqps://` URL of the default virtual host, without user and password.
+    pub fn tls_url(&self) -> String {
+        format!("amqps://localhost:{}//", self.ports.tls)
+    }
+
+    /// The node's certificate, which also serves as a client's, its key and its authority.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
     }
 
     /// Stops answering without closing connections (SIGSTOP), until [`RabbitMq::resume`].
@@ -298,6 +298,22 @@ impl Vhost {
                 )
             })
             .collect()
+    }
+
+    /// Closes the client connections of this virtual host that the management API knows of, as an operator can; how
+    /// many. It hears of a new one after some seconds.
+    pub fn close_connections(&self) -> usize {
+        let mut closed = 0;
+        for connection in self.server.list("connections") {
+            if let Some(name) = connection["name"].as_str()
+                && connection["vhost"] == self.name
+            {
+                let name = name.replace(' ', "%20").replace('>', "%3E");
+                self.server.request("DELETE", &format!("connections/{name}"), "");
+                closed += 1;
+            }
+        }
+        closed
     }
 
     /// The exchanges of this virtual host by name, without RabbitMQ's own.

@@ -63,7 +63,7 @@ impl Reply {
 impl Redis {
     /// Starts a server and waits until it answers. Nothing is kept when it ends.
     pub fn start() -> Redis {
-        Redis::start_with(&["--appendonly", "no"])
+        Redis::start_with(&[])
     }
 
     /// Starts a server that finds its data again after [`Redis::restart`].
@@ -112,6 +112,7 @@ impl Redis {
             ("--tls-auth-clients", "no"),
             ("--unixsocket", "redis.sock"),
             ("--save", ""),
+            ("--appendonly", "no"),
             ("--daemonize", "no"),
         ] {
             command.arg(name).arg(value);
@@ -244,6 +245,20 @@ impl Redis {
     }
 }
 
+/// Starts a server and waits until it answers; `None` when it ends instead.
+fn launch(command: &mut Command, folder: &Path) -> Option<Process> {
+    let mut process = Process::start("redis-server", command, Some(folder));
+    within(Duration::from_secs(60), "redis-server is ready or ends", || {
+        let ended = process.exit_status().is_some();
+        let ready = process
+            .lines()
+            .iter()
+            .any(|line| line.contains("eady to accept connections"));
+        (ended || ready).then_some(())
+    });
+    process.exit_status().is_none().then_some(process)
+}
+
 /// A sentinel that watches a server, calls it `main` and lets its replica take over when it is gone.
 #[derive(Debug)]
 pub struct Sentinel {
@@ -279,20 +294,6 @@ impl Sentinel {
     pub fn url(&self) -> String {
         format!("sentinel://127.0.0.1:{}", self.port)
     }
-}
-
-/// Starts a server and waits until it answers; `None` when it ends instead.
-fn launch(command: &mut Command, folder: &Path) -> Option<Process> {
-    let mut process = Process::start("redis-server", command, Some(folder));
-    within(Duration::from_secs(60), "redis-server is ready or ends", || {
-        let ended = process.exit_status().is_some();
-        let ready = process
-            .lines()
-            .iter()
-            .any(|line| line.contains("eady to accept connections"));
-        (ended || ready).then_some(())
-    });
-    process.exit_status().is_none().then_some(process)
 }
 
 /// A connection that stays open, for a test or benchmark that asks often.

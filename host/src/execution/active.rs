@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+use crate::message::Request;
 
 /// How far a task has come (contract section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +32,11 @@ pub struct Entry {
     pub progress: Progress,
     /// Since when.
     pub since: Instant,
+    /// How often it was retried before: a retry has the id of the run before it.
+    retries: u32,
     end: Arc<Notify>,
+    /// Whether it is done with; its sender goes when the task leaves.
+    done: watch::Receiver<bool>,
 }
 
 /// All tasks that are here.
@@ -48,14 +54,17 @@ struct Tasks {
 
 impl Active {
     /// A task came. It is here until the answer is dropped.
-    pub(super) fn enter(self: &Arc<Self>, id: &str, name: &str) -> Here {
+    pub(super) fn enter(self: &Arc<Self>, request: &Request) -> Here {
         let end = Arc::new(Notify::new());
+        let (done, told) = watch::channel(false);
         let entry = Entry {
-            id: id.to_owned(),
-            name: name.to_owned(),
+            id: request.id.clone(),
+            name: request.shown_name().to_owned(),
             progress: Progress::Received,
             since: Instant::now(),
+            retries: request.retries,
             end: Arc::clone(&end),
+            done: told,
         };
         let mut tasks = self.tasks();
         let number = tasks.next;
@@ -65,7 +74,27 @@ impl Active {
             active: Arc::clone(self),
             number,
             end,
+            done,
         }
+    }
+
+    /// The same run that is active here already, if there is one: what tells of its end.
+    fn twin(&self, request: &Request) -> Option<watch::Receiver<bool>> {
+        let tasks = self.tasks();
+        let mut entries = tasks.entries.values();
+        let twin = entries.find(|entry| {
+            entry.progress == Progress::Active && entry.id == request.id && entry.retries == request.retries
+        });
+        twin.map(|entry| entry.done.clone())
+    }
+
+    /// Waits for the end of the same run that is active here already, its message delivered once more; whether it is
+    /// done with. False at once when there is none.
+    pub(super) async fn twin_is_done(&self, request: &Request) -> bool {
+        let Some(mut done) = self.twin(request) else {
+            return false;
+        };
+        done.wait_for(|done| *done).await.is_ok()
     }
 
     /// The tasks that are here, in the order they came.
@@ -115,9 +144,15 @@ pub(super) struct Here {
     active: Arc<Active>,
     number: u64,
     end: Arc<Notify>,
+    done: watch::Sender<bool>,
 }
 
 impl Here {
+    /// The task is done with, and its message needs nothing but an acknowledgement.
+    pub(super) fn done(&self) {
+        self.done.send_replace(true);
+    }
+
     /// The task has come so far.
     pub(super) fn at(&self, progress: Progress) {
         if let Some(entry) = self.active.tasks().entries.get_mut(&self.number) {
@@ -140,12 +175,36 @@ impl Drop for Here {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::message::request::fixture::request;
+
+    #[tokio::test]
+    async fn a_message_that_comes_again_learns_how_its_run_ended() {
+        let active = Arc::<Active>::default();
+        let first = request(json!({"id": "a"}));
+        let retried = request(json!({"id": "a", "retries": 1}));
+        for done in [true, false] {
+            let here = active.enter(&first);
+            assert!(!active.twin_is_done(&first).await, "it does not run yet");
+            here.at(Progress::Active);
+            assert!(!active.twin_is_done(&retried).await, "that is another run");
+            let waiting = active.twin(&first).unwrap();
+            if done {
+                here.done();
+            }
+            drop(here);
+            let mut waiting = waiting;
+            assert_eq!(waiting.wait_for(|done| *done).await.is_ok(), done);
+        }
+    }
 
     #[tokio::test]
     async fn only_a_task_that_runs_can_be_ended() {
         let active = Arc::<Active>::default();
-        let (one, two) = (active.enter("a", "t"), active.enter("b", "t"));
+        let entered = |id: &str| active.enter(&request(json!({"id": id, "task": "t"})));
+        let (one, two) = (entered("a"), entered("b"));
         one.at(Progress::Active);
         two.at(Progress::Reserved);
         assert_eq!(active.reserved(), 2);

@@ -1,5 +1,6 @@
 //! Contract section 3.13: the connection goes while tasks wait and run.
 
+use celerybox::broker::Verdict;
 use celerybox::execution::Options;
 use serde_json::json;
 
@@ -73,6 +74,28 @@ async fn an_early_acked_task_does_not_begin_again_while_it_runs() {
     assert!(lab.states("a").is_empty(), "it ran again");
     lab.worker.revoke("a", true);
     sent.done().await;
+}
+
+/// The message comes again while its task still runs: it waits without a slot, and needs nothing but its ack.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_comes_again_waits_for_the_run_that_goes_on() {
+    let lab = Lab::new(two_slots()).await;
+    let first = lab.send("late", json!([1]), json!({"id": "a"}));
+    lab.running(1).await;
+    first.lose_connection();
+    let again = lab.send("late", json!([600]), json!({"id": "a", "redelivered": true}));
+    lab.until("it is here", || lab.worker.active.entries().len() == 2)
+        .await;
+    assert_eq!(lab.worker.active.reserved(), 1, "it waits for no slot");
+    assert_eq!((first.done().await, again.done().await), (ACK, ACK));
+    assert_eq!(lab.states("a"), ["SUCCESS"]);
+    // What the first run put back is run again.
+    let first = lab.send("late_timeout", json!([]), json!({"id": "b"}));
+    lab.running(1).await;
+    let again = lab.send("late_timeout", json!([]), json!({"id": "b", "redelivered": true}));
+    assert_eq!(first.done().await, Some(Verdict::Reject { requeue: true }));
+    assert_eq!(again.done().await, ACK);
+    assert_eq!(lab.states("b"), ["FAILURE", "SUCCESS"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! One message's way through the library, with a broker and a result backend that only remember: what no client and no
 //! server can be made to do at the right moment (contract section 3).
 
+mod connection;
 mod done_before;
 mod lost;
 mod rates;

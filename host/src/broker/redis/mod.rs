@@ -37,7 +37,7 @@ use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_refusal};
 use crate::redis_url::RedisUrl;
 
 pub use options::{Options, QueueOrder};
-pub use transport::sentinel_login;
+pub use transport::{NAMES, sentinel_login};
 
 /// How long closing waits for the server.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ const TOOK: &str = "a message that was taken is always recorded, so that none is
 const CONNECTIONS: &str = "the worker keeps a few connections, however many tasks it runs";
 
 /// `broker_transport_options` of this transport.
-const NAMES: Names = Names {
+pub const NAMES: Names = Names {
     setting: "broker_transport_options",
     works: &[
         "visibility_timeout",
