@@ -9,6 +9,7 @@
 //! message arrives, repaired or without its headers, and is refused like any other that makes no sense.
 
 mod address;
+mod channel;
 mod connection;
 mod consumer;
 mod declare;
