@@ -256,6 +256,18 @@ mod tests {
             ("", false)
         );
         assert_eq!(options.deadletter_queue.as_deref(), Some("dead"));
+        assert_eq!(
+            (options.sep.as_str(), options.global_keyprefix.as_str()),
+            (":", "p_")
+        );
+        assert_eq!(
+            (options.unacked_key.as_str(), options.unacked_index_key.as_str()),
+            ("u", "ui")
+        );
+        assert_eq!(options.unacked_mutex_key, "um");
+        assert_eq!(options.unacked_mutex_expire, Duration::from_secs(30));
+        assert_eq!(options.unacked_restore_limit, Some(7));
+        assert_eq!(options.sweep_period(), Duration::from_secs(10));
         let connecting = &options.connecting;
         assert_eq!(connecting.response_timeout, Some(Duration::from_secs(3)));
         assert_eq!(connecting.connect_timeout, Duration::from_millis(2500));
