@@ -93,7 +93,9 @@ async fn attempts_end_where_the_settings_say() {
     };
     for reconnect in [never, few] {
         let broker = AmqpBroker::new(NOBODY, &options(reconnect)).unwrap();
-        match broker.consume(&["q".into()], 1).await {
+        let queues = ["q".into()];
+        let consuming = tokio::time::timeout(Duration::from_secs(60), broker.consume(&queues, 1));
+        match consuming.await.expect("no more attempts are made") {
             Err(BrokerError::Connection(text)) => assert!(text.contains("127.0.0.1:1"), "{text}"),
             other => panic!("{other:?}"),
         }
