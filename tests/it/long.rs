@@ -55,7 +55,8 @@ impl Member {
     }
 
     fn live(&mut self, place: &Place) {
-        let mut settings = json!({});
+        // A retry is sent when the broker is back, however long its restart takes.
+        let mut settings = json!({"task_publish_retry_policy": {"max_retries": 60, "interval_max": 1}});
         if place.broker_url().starts_with("redis") {
             settings["broker_transport_options"] = json!({"visibility_timeout": 20});
         }
