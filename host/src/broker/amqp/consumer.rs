@@ -216,7 +216,7 @@ impl Consumer {
             held: 0,
             global,
             window,
-            lost: watch::Sender::new(false),
+            lost: Gone(watch::Sender::new(false)),
         })
     }
 
@@ -244,6 +244,15 @@ fn consumer_tag(index: usize) -> String {
 /// What the consumer of a queue, named by its index, yields; `None` at its end.
 type Consumed = (usize, Option<lapin::Result<lapin::message::Delivery>>);
 
+/// Tells the receipts of a channel when it goes.
+struct Gone(watch::Sender<bool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}
+
 /// A channel that consumes.
 struct Channel {
     connection: Connection,
@@ -259,7 +268,7 @@ struct Channel {
     /// The prefetch count the broker knows.
     window: u16,
     /// For the receipts; when this is gone, the broker delivers again what was not settled.
-    lost: watch::Sender<bool>,
+    lost: Gone,
 }
 
 impl Channel {
@@ -383,7 +392,7 @@ impl Channel {
             queue: queue.name.clone(),
             route: delayed::original(route, queue),
             redelivered: delivery.redelivered,
-            receipt: receipt.over(self.lost.subscribe()),
+            receipt: receipt.over(self.lost.0.subscribe()),
         })
     }
 
