@@ -114,6 +114,22 @@ impl Receipt {
     }
 }
 
+/// Tells the receipts of a connection when it goes.
+#[derive(Debug)]
+struct Gone(watch::Sender<bool>);
+
+impl Default for Gone {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}
+
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Receipt")

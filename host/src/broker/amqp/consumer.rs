@@ -20,7 +20,7 @@ use super::settle::{Settlement, Unsettled};
 use super::table::{from_json, short};
 use super::target::{StartError, Target};
 use super::{declare, delayed};
-use crate::broker::{Backoff, BrokerError, Delivery, Receipt, Verdict};
+use crate::broker::{Backoff, BrokerError, Delivery, Gone, Receipt, Verdict};
 use crate::message::Route;
 use crate::queue::Queue;
 
@@ -216,7 +216,7 @@ impl Consumer {
             held: 0,
             global,
             window,
-            lost: Gone(watch::Sender::new(false)),
+            lost: Gone::default(),
         })
     }
 
@@ -243,15 +243,6 @@ fn consumer_tag(index: usize) -> String {
 
 /// What the consumer of a queue, named by its index, yields; `None` at its end.
 type Consumed = (usize, Option<lapin::Result<lapin::message::Delivery>>);
-
-/// Tells the receipts of a channel when it goes.
-struct Gone(watch::Sender<bool>);
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        self.0.send_replace(true);
-    }
-}
 
 /// A channel that consumes.
 struct Channel {
