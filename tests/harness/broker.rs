@@ -17,15 +17,15 @@ pub struct Place {
 
 #[derive(Debug)]
 enum Broker {
-    Redis(Redis),
+    Redis(Box<Redis>),
     Amqp(Vhost),
-    OwnAmqp(RabbitMq),
+    OwnAmqp(Box<RabbitMq>),
     Filesystem,
 }
 
 #[derive(Debug)]
 enum Backend {
-    Redis(Redis),
+    Redis(Box<Redis>),
     SameRedis,
     Rpc,
     Files,
@@ -34,25 +34,31 @@ enum Backend {
 impl Place {
     /// Messages and results in one Redis.
     pub fn redis() -> Place {
-        Place::new(Broker::Redis(Redis::start()), Backend::SameRedis)
+        Place::new(Broker::Redis(Redis::start().into()), Backend::SameRedis)
     }
 
     /// Messages in RabbitMQ, results in Redis.
     pub fn amqp() -> Place {
-        Place::new(Broker::Amqp(RabbitMq::vhost()), Backend::Redis(Redis::start()))
+        Place::new(
+            Broker::Amqp(RabbitMq::vhost()),
+            Backend::Redis(Redis::start().into()),
+        )
     }
 
     /// Messages in a Redis and results in another; the first keeps its data when it is restarted.
     pub fn redis_durable() -> Place {
         Place::new(
-            Broker::Redis(Redis::start_durable()),
-            Backend::Redis(Redis::start()),
+            Broker::Redis(Redis::start_durable().into()),
+            Backend::Redis(Redis::start().into()),
         )
     }
 
     /// Messages in a RabbitMQ of this test alone, results in Redis.
     pub fn amqp_own() -> Place {
-        Place::new(Broker::OwnAmqp(RabbitMq::start()), Backend::Redis(Redis::start()))
+        Place::new(
+            Broker::OwnAmqp(RabbitMq::start().into()),
+            Backend::Redis(Redis::start().into()),
+        )
     }
 
     /// Messages in RabbitMQ, results sent back to the client as messages (`rpc://`).

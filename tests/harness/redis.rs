@@ -16,7 +16,7 @@ use crate::wait::within;
 #[derive(Debug)]
 pub struct Redis {
     process: Process,
-    command: Command,
+    command: Box<Command>,
     port: u16,
     tls_port: u16,
     certificate: Certificate,
@@ -121,7 +121,7 @@ impl Redis {
         let process = launch(&mut command, folder.path())?;
         Some(Redis {
             process,
-            command,
+            command: Box::new(command),
             port,
             tls_port,
             certificate,

@@ -186,6 +186,50 @@ def cases(number):
     print(kombu_json.dumps(made))
 
 
+def hostile(folder):
+    """Bodies that would fill the memory, overflow the stack or call something; the worker goes on with the next."""
+    import bz2
+    import lzma
+    import pickle
+    import zlib
+
+    import brotli
+    from backports import zstd
+
+    class Touch:
+        def __reduce__(self):
+            return os.mkdir, (f"{folder}/called",)
+
+    zeros = bytes(30_000_000)
+    aliases = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefghijk", "bcdefghijkl"))
+    deep = 100_000
+    memo = b"\x80\x04]\x94" + (b"](" + b"h\x00" * 10 + b"eq\x00") * 40 + b"."
+    bodies = [
+        (zlib.compress(zeros), "application/json", "application/x-gzip"),
+        (bz2.compress(zeros), "application/json", "application/x-bz2"),
+        (lzma.compress(zeros, preset=0), "application/json", "application/x-lzma"),
+        (brotli.compress(zeros, quality=1), "application/json", "application/x-brotli"),
+        (zstd.compress(zeros), "application/json", "application/zstd"),
+        (aliases.encode(), "application/x-yaml", None),
+        (b"\x91" * deep, "application/x-msgpack", None),
+        (b"\x80\x04" + b"]" * deep + b"a" * (deep - 1) + b".", "application/x-python-serialize", None),
+        (memo, "application/x-python-serialize", None),
+        (pickle.dumps(([Touch()], {}, {})), "application/x-python-serialize", None),
+        (b"!!python/object/apply:os.mkdir [x]", "application/x-yaml", None),
+        (b"[" * deep, "application/x-yaml", None),
+        (b"[" * deep, "application/json", None),
+    ]
+    app = new_app()
+    with Connection(os.environ["TEST_BROKER"]) as connection:
+        producer = connection.Producer()
+        for body, content_type, compression in bodies:
+            headers = {"lang": "py", "task": "probe.echo", "id": "hostile", "compression": compression}
+            producer.publish(body, routing_key="celery", headers=headers, content_type=content_type, content_encoding="binary")
+    same(app.send_task("probe.echo", ["still here"]).get(timeout=LIMIT), "still here")
+    assert not os.path.exists(f"{folder}/called")
+    assert app.AsyncResult("hostile").state == "PENDING"
+
+
 def certificates(folder):
     """Keys and certificates: `worker` and `client` trust each other, `stranger` nobody knows, `old` has expired."""
     from cryptography import x509

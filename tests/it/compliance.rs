@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use celerybox::broker::{amqp, filesystem, redis};
 use celerybox::cli::worker_options;
 use celerybox::config::SETTINGS;
 use celerybox::config::elsewhere::{ELSEWHERE, Reason};
@@ -87,6 +88,26 @@ fn table() -> String {
         row(&mut out, &option.name, state, &option.help.replace('\n', " "));
     }
 
+    for (key, title, names) in [
+        ("redis", "Transport options of Redis", redis::NAMES),
+        ("amqp", "Transport options of AMQP", amqp::NAMES),
+        (
+            "filesystem",
+            "Transport options of `filesystem://`",
+            filesystem::NAMES,
+        ),
+    ] {
+        part(&mut out, title);
+        let named = tests(key);
+        for name in names.works {
+            shown_by(named.get(*name).unwrap_or(&Value::Null), name);
+            row(&mut out, name, WORKS, "");
+        }
+        for (name, why) in names.ignored {
+            row(&mut out, name, NOT_APPLICABLE, why);
+        }
+    }
+
     for (key, title) in [
         ("environment", "Environment"),
         ("signals", "Signals"),
@@ -94,9 +115,6 @@ fn table() -> String {
         ("headers", "Headers"),
         ("properties", "Properties"),
         ("body", "Body"),
-        ("redis", "Transport options of Redis"),
-        ("amqp", "Transport options of AMQP"),
-        ("filesystem", "Transport options of filesystem://"),
         ("states", "States and endings"),
     ] {
         part(&mut out, title);

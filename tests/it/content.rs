@@ -134,6 +134,30 @@ fn signed_messages_and_results() {
     );
 }
 
+#[test]
+fn hostile_bodies_cost_little_and_do_nothing() {
+    let place = Place::redis();
+    let settings = json!({"accept_content": ACCEPT});
+    let workers = [Worker::start(&place, &settings, &["-c", "1"])];
+    let before = workers[0].peak_memory();
+    let folder = place.folder().to_str().unwrap().to_owned();
+    content(&place, &workers, &["hostile", &folder]);
+    // Five bombs, the aliases, the memo and three that are too deep; JSON and YAML that never end; two that would call.
+    for (reason, count) in [
+        ("Refusing to decode message body", 9),
+        ("the limit is limits.body", 7),
+        ("nested more than", 1),
+        ("the pickle imports posix.mkdir", 1),
+        ("the YAML tag", 1),
+    ] {
+        let seen = || workers[0].count_lines(reason);
+        eventually(reason, || seen() >= count);
+        assert_eq!(seen(), count, "{reason}");
+    }
+    let grown = workers[0].peak_memory() - before;
+    assert!(grown < 100 << 20, "the worker grew by {grown} bytes");
+}
+
 /// What one form wrote, `celerybox result` reads without being told which form it is.
 #[test]
 fn the_result_command_reads_every_form() {

@@ -16,7 +16,7 @@ pub enum Strategy {
 
 impl Strategy {
     /// The servers in the order of one round of attempts.
-    pub(crate) fn order<'a, T>(self, servers: &'a [T]) -> Vec<&'a T> {
+    pub(crate) fn order<T>(self, servers: &[T]) -> Vec<&T> {
         let mut order: Vec<&T> = servers.iter().collect();
         if self == Self::Shuffle {
             order.sort_by_cached_key(|_| Uuid::new_v4());

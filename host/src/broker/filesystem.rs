@@ -29,7 +29,7 @@ use crate::queue::{Queue, Queues};
 const CHANNEL: usize = 256;
 
 /// `broker_transport_options` of this transport.
-const NAMES: Names = Names {
+pub const NAMES: Names = Names {
     setting: "broker_transport_options",
     works: &[
         "data_folder_in",

@@ -9,7 +9,7 @@ pub mod redis;
 mod backoff;
 mod exchanges;
 mod failover;
-pub(crate) mod options;
+pub mod options;
 
 use std::fmt;
 

@@ -21,13 +21,13 @@ const COMMON: [(&str, &str); 6] = [
 ];
 
 /// What a transport's options are called.
-pub(crate) struct Names {
+pub struct Names {
     /// The setting they come from.
-    pub(crate) setting: &'static str,
+    pub setting: &'static str,
     /// Those that work.
-    pub(crate) works: &'static [&'static str],
+    pub works: &'static [&'static str],
     /// Those that do nothing here, and why.
-    pub(crate) ignored: &'static [(&'static str, &'static str)],
+    pub ignored: &'static [(&'static str, &'static str)],
 }
 
 impl Names {

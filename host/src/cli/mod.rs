@@ -49,7 +49,7 @@ enum Command {
     /// Run one task of a component here and now, without a broker
     Run(run::Run),
     /// Take tasks from a broker and run them
-    Worker(worker::Worker),
+    Worker(Box<worker::Worker>),
     /// List the tasks that components declare, and what they import
     Tasks(list::Tasks),
     /// Send a task to a worker; prints its id

@@ -8,6 +8,7 @@ pub mod elsewhere;
 mod execution;
 mod queues;
 mod settings;
+mod urls;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

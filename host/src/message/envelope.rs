@@ -337,6 +337,10 @@ mod tests {
         }
         let opened = open(marked.as_bytes()).unwrap();
         assert!(opened.redelivered && opened.message.headers.unwrap()["redelivered"] == true);
+        // Every digit of a float counts.
+        let float = r#"{"headers": {"x": 1e-110}, "properties": {}}"#;
+        let headers = open(float.as_bytes()).unwrap().message.headers.unwrap();
+        assert_eq!(headers["x"].to_string(), "1e-110");
         // An exact number needs no detour.
         let big = r#"{"headers":{"big":123456789012345678901234567890},"properties":{}}"#;
         assert_eq!(

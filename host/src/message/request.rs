@@ -301,7 +301,11 @@ fn decode_body(message: &Message, reader: &Reader, now: Timestamp) -> Result<Par
         Unusable::Undecodable(format!("{error}; {} bytes: {shown:?}", message.body.len()))
     };
     let text = reader.body(message, now).map_err(|error| match error {
-        ContentError::Disallowed(what) | ContentError::Refused(what) => Unusable::ContentDisallowed(what),
+        ContentError::Disallowed(what) => Unusable::ContentDisallowed(what),
+        ContentError::Refused(what) => {
+            let content_type = message.properties.content_type.as_deref().unwrap_or_default();
+            Unusable::ContentDisallowed(format!("{content_type}: {what}"))
+        }
         ContentError::TooLarge(what) => Unusable::TooLarge(what),
         error @ ContentError::Malformed(_) => undecodable(&error),
     })?;

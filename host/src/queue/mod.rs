@@ -3,6 +3,7 @@
 //! No I/O: [`Queues`] is what the settings say, [`Queues::select`] what a worker consumes, [`Router`] where a task is
 //! sent to. What a broker does with these values is its own affair.
 
+mod glob;
 mod read;
 mod router;
 mod table;

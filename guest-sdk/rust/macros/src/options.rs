@@ -6,7 +6,7 @@ use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Error, Expr, ExprLit, Ident, Lit, Result, Token, UnOp};
+use syn::{Error, Expr, Ident, Lit, Result, Token, UnOp};
 
 use crate::parameter::Problems;
 

@@ -150,9 +150,10 @@ mod tests {
     use super::*;
 
     fn message(eta: &str) -> Message {
-        let mut message = Message::default();
-        message.headers = json!({"eta": eta}).as_object().cloned();
-        message
+        Message {
+            headers: json!({"eta": eta}).as_object().cloned(),
+            ..Message::default()
+        }
     }
 
     fn delayed(key: &str, seconds: f64, kind: ExchangeKind) -> Option<Route> {

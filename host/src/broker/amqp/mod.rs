@@ -9,6 +9,7 @@
 //! message arrives, repaired or without its headers, and is refused like any other that makes no sense.
 
 mod address;
+mod channel;
 mod connection;
 mod consumer;
 mod declare;
@@ -48,7 +49,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 const SOCKET: &str = "a connection that died is noticed by its heartbeat (broker_heartbeat)";
 
 /// `broker_transport_options` of this transport.
-const NAMES: Names = Names {
+pub const NAMES: Names = Names {
     setting: "broker_transport_options",
     works: &["confirm_publish", "connect_timeout", "heartbeat", "login_method"],
     ignored: &[

@@ -13,6 +13,7 @@ mod publish;
 mod restore;
 mod settle;
 mod sweep;
+mod transport;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -35,7 +36,8 @@ use crate::queue::Queue;
 use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_refusal};
 use crate::redis_url::RedisUrl;
 
-pub use options::{Options, QueueOrder, sentinel_login};
+pub use options::{Options, QueueOrder};
+pub use transport::{NAMES, sentinel_login};
 
 /// How long closing waits for the server.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
