@@ -14,23 +14,25 @@ use crate::broker::{self, Broker, BrokerError, Delivery, Receipt};
 use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
 use crate::message::{Message, Request, Unusable};
-use crate::outcome::{Failure, Outcome, Revocation, State};
+use crate::outcome::{Failure, Outcome, Revocation};
 use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
 use crate::sandbox::registry::Registry;
-use crate::sandbox::{Call, Component, StateSink};
+use crate::sandbox::{Call, Component};
 use crate::settle::{self, Effect};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
 pub mod active;
+mod again;
 pub mod known;
 mod options;
 mod prefetch;
 pub mod rates;
 mod report;
 pub mod slots;
+mod updates;
 
 pub use options::{Bounds, Options};
 pub use prefetch::Prefetch;
@@ -236,17 +238,6 @@ impl Execution {
         }
     }
 
-    /// Waits while the same run is still going on here, its message delivered once more after its connection was lost;
-    /// whether it is done with then (contract section 3.13).
-    async fn twin_is_done(&self, request: &Request) -> bool {
-        let _held = self.prefetch.count(Counted::Limited);
-        let done = self.active.twin_is_done(request).await;
-        if done {
-            report::done_before(request, "it ran here when its message was delivered before");
-        }
-        done
-    }
-
     /// Adapts the slots to the work (contract section 3.12); `received`: a task came.
     pub(crate) fn scale(&self, received: bool) {
         if self.slots.autoscale().is_some() {
@@ -310,34 +301,6 @@ impl Execution {
         }
         let _stale = self.prefetch.count(Counted::Stale);
         std::future::pending().await
-    }
-
-    /// Whether the task was done before, so that it only needs its acknowledgement (contract sections 3.9 and 3.13).
-    async fn is_done(&self, task: &Task) -> bool {
-        let request = &*task.request;
-        if self.known.was_done_unacked(request) {
-            report::done_before(request, "its acknowledgement was lost with its connection");
-            return true;
-        }
-        if !(self.options.deduplicate && task.plan.acks_late && request.redelivered) {
-            return false;
-        }
-        if self.known.has_succeeded(request) {
-            report::done_before(request, "Task already completed successfully.");
-            return true;
-        }
-        let Some(backend) = &self.backend else {
-            return false;
-        };
-        let Ok(Some(stored)) = backend.fetch(&request.id).await else {
-            return false;
-        };
-        let succeeded = document::status(&stored).as_deref() == Some(State::Success.as_str());
-        if succeeded {
-            self.known.succeeded(request);
-            report::done_before(request, "Task already completed successfully.");
-        }
-        succeeded
     }
 
     async fn store_started(&self, task: &Task) {
@@ -450,30 +413,6 @@ impl Execution {
         let effects = settle::not_registered(identity, message, self.scene());
         let _ = self.apply(effects, &mut Some(receipt), None).await;
         None
-    }
-
-    /// What `update_state` of this request does.
-    fn updates(&self, request: &Arc<Request>) -> StateSink {
-        let request = Arc::clone(request);
-        let backend = self.backend.clone();
-        let hostname = Arc::clone(&self.options.hostname);
-        let extended = self.options.result_extended;
-        Arc::new(move |state: State, value| {
-            let scene = Scene {
-                hostname: &hostname,
-                extended,
-                now: Timestamp::now(),
-            };
-            let stored = document::stored(&request, state, &value, None, &[], scene);
-            let backend = backend.clone();
-            async move {
-                match backend {
-                    Some(backend) => backend.store(stored).await.map_err(|error| error.to_string()),
-                    None => Ok(()),
-                }
-            }
-            .boxed()
-        })
     }
 
     fn scene(&self) -> Scene<'_> {

@@ -69,8 +69,8 @@ impl Receipt {
         }
     }
 
-    /// Ties the receipt to the connection the message came over: `lost` turns true (or its sender is dropped) when
-    /// that is gone and the broker delivers the message again, here or elsewhere (contract section 3.13).
+    /// Ties the receipt to the connection the message came over: `lost` turns true when that is gone and the broker
+    /// delivers the message again, here or elsewhere (contract section 3.13). That its sender goes means nothing.
     #[must_use]
     pub fn over(self, lost: watch::Receiver<bool>) -> Self {
         Self {
@@ -96,22 +96,37 @@ impl Receipt {
 
     /// Whether the message belongs to this worker no more: its connection is gone.
     pub fn is_lost(&self) -> bool {
-        self.lost
-            .as_ref()
-            .is_some_and(|lost| *lost.borrow() || lost.has_changed().is_err())
+        self.lost.as_ref().is_some_and(|lost| *lost.borrow())
     }
 
-    /// Waits until the message belongs to this worker no more; for ever where that cannot happen.
+    /// Waits until the message belongs to this worker no more, also after it was settled; for ever where that cannot
+    /// happen.
     pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         let lost = self.lost.clone();
         async move {
-            match lost {
-                Some(mut lost) => {
-                    let _ = lost.wait_for(|lost| *lost).await;
-                }
-                None => std::future::pending().await,
+            if let Some(mut lost) = lost
+                && lost.wait_for(|lost| *lost).await.is_ok()
+            {
+                return;
             }
+            std::future::pending().await
         }
+    }
+}
+
+/// Tells the receipts of a connection when it goes.
+#[derive(Debug)]
+struct Gone(watch::Sender<bool>);
+
+impl Default for Gone {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
     }
 }
 

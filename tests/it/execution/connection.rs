@@ -12,8 +12,8 @@ fn a_lost_connection_runs_nothing_twice() {
     }
     let place = Place::amqp();
     let mut worker = Worker::start(&place, &json!({"task_track_started": true}), &["-c", "2"]);
-    let running = send(&place, "probe.late", 1, &json!([12]), &json!({}));
-    let held = send(&place, "probe.late", 1, &json!([0]), &json!({"countdown": 14}));
+    let running = send(&place, "probe.late", 1, &json!([15]), &json!({}));
+    let held = send(&place, "probe.late", 1, &json!([0]), &json!({"countdown": 16}));
     eventually("it runs", || {
         place.results().count_state(&running, "STARTED") == 1
     });

@@ -4,7 +4,7 @@ use celerybox::broker::Verdict;
 use celerybox::execution::Options;
 use serde_json::json;
 
-use super::{ACK, Lab};
+use super::{ACK, Lab, Sent};
 
 fn two_slots() -> Options {
     Options {
@@ -42,7 +42,7 @@ async fn tasks_that_wait_are_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_runs_goes_on_and_does_not_run_again() {
     let lab = Lab::new(two_slots()).await;
-    let sent = lab.send("late", json!([0.5]), json!({"id": "a"}));
+    let sent = lab.send("late", json!([1.5]), json!({"id": "a"}));
     lab.running(1).await;
     sent.lose_connection();
     // The broker reports whatever is done with a message of a lost connection as done.
@@ -80,7 +80,7 @@ async fn an_early_acked_task_does_not_begin_again_while_it_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_comes_again_waits_for_the_run_that_goes_on() {
     let lab = Lab::new(two_slots()).await;
-    let first = lab.send("late", json!([1]), json!({"id": "a"}));
+    let first = lab.send("late", json!([2]), json!({"id": "a"}));
     lab.running(1).await;
     first.lose_connection();
     let again = lab.send("late", json!([600]), json!({"id": "a", "redelivered": true}));
@@ -132,4 +132,25 @@ async fn late_acked_tasks_can_be_ended_with_their_connection() {
     assert_eq!(lab.states("late"), ["RETRY"]);
     assert_eq!(early.done().await, ACK);
     assert_eq!(lab.states("early"), ["SUCCESS"]);
+}
+
+/// A broker forgets a message that was acknowledged, which is no lost connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledged_message_is_not_a_lost_one() {
+    let lab = Lab::new(two_slots()).await;
+    let sent = lab.send("sleep", json!([600]), json!({}));
+    lab.running(1).await;
+    let Sent {
+        id, connection, way, ..
+    } = sent;
+    drop(connection);
+    let other = lab.send("sleep", json!([0.2]), json!({}));
+    assert_eq!(other.done().await, ACK);
+    lab.worker.revoke(&id, true);
+    way.await.expect("no panic");
+    assert!(
+        lab.broker.prefetch.lock().unwrap().is_empty(),
+        "{:?}",
+        lab.prefetch()
+    );
 }

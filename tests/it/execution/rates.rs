@@ -44,29 +44,31 @@ async fn tasks_over_their_rate_wait_unacknowledged_without_a_slot_and_in_order()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rate_limits_can_be_switched_off_and_have_a_default() {
-    let quick = |options| async {
+    let three = |options, task: &'static str| async move {
         let lab = Lab::new(options).await;
         let begun = Instant::now();
         for _ in 0..3 {
-            assert_eq!(lab.send("echo", json!([1]), json!({})).done().await, ACK);
-            assert_eq!(lab.send("limited", json!([1]), json!({})).done().await, ACK);
+            assert_eq!(lab.send(task, json!([1]), json!({})).done().await, ACK);
         }
         begun.elapsed()
     };
-    let rate_limit = Rate::parse("4/s").unwrap();
-    let defaulted = Options {
-        rate_limit,
+    let defaulted = |text| Options {
+        rate_limit: Rate::parse(text).unwrap(),
         ..Options::default()
     };
-    // Three tokens of 4/s and of 2/s, of which the first is there.
-    assert!(quick(defaulted.clone()).await >= Duration::from_millis(990));
+    // The first token is there. What a task declares counts over the default.
+    assert!(three(defaulted("4/s"), "echo").await >= Duration::from_millis(490));
+    assert!(three(defaulted("1/h"), "limited").await >= Duration::from_millis(990));
     let off = Options {
         disable_rate_limits: true,
-        ..defaulted
+        ..defaulted("1/h")
     };
+    // With that limit the second one would wait for an hour.
+    three(off.clone(), "echo").await;
     let lab = Lab::new(off).await;
+    let rate = Rate::parse("1/s").unwrap();
     assert!(
-        !lab.worker.rates.set("probe.echo", rate_limit),
+        !lab.worker.rates.set("probe.echo", rate),
         "there are none to change"
     );
 }

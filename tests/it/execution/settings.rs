@@ -94,9 +94,9 @@ fn without_prefetch_messages_stay_in_the_queue() {
     let place = Place::redis();
     let settings = json!({"worker_disable_prefetch": true, "task_track_started": true});
     let _worker = Worker::start(&place, &settings, &["-c", "2"]);
-    let early = send(&place, "probe.sleep", 4, &json!([2]), &json!({}));
+    let early = send(&place, "probe.sleep", 4, &json!([4]), &json!({}));
     eventually("two run", || place.results().count_state(&early, "STARTED") == 2);
-    assert_eq!(place.queue(), (2, 0));
+    eventually("two wait in the queue", || place.queue() == (2, 0));
     eventually("all end", || place.results().count_state(&early, "SUCCESS") == 4);
 }
 
@@ -172,7 +172,16 @@ fn settings_count_for_tasks_that_say_nothing() {
         assert_eq!(limits, [json!([6]), json!([1])]);
     }
     eventually("all are acknowledged", || place.queue() == (0, 0));
-    assert!(worker.runs());
+    let late = send(
+        &place,
+        "probe.sleep",
+        1,
+        &json!([600]),
+        &json!({"time_limit": 600}),
+    );
+    eventually("it runs", || place.results().count_state(&late, "STARTED") == 1);
+    worker.kill();
+    assert_eq!(place.queue(), (0, 1), "it was acknowledged before its end");
 }
 
 /// Tasks whose results are ignored store nothing, and their errors only on request.

@@ -25,7 +25,7 @@ async fn held_messages_go_back_at_once() {
     });
     let mut sent = Vec::new();
     for (task, args, headers) in [
-        ("sleep", json!([2]), json!({"id": "runs"})),
+        ("sleep", json!([4]), json!({"id": "runs"})),
         ("echo", json!([1]), json!({"eta": "2100-01-01T00:00:00+00:00"})),
         ("echo", json!([1]), json!({})),
     ] {

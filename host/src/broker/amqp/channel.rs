@@ -8,7 +8,7 @@ use futures_util::future::{Fuse, FutureExt, try_join_all};
 use futures_util::stream::{BoxStream, SelectAll, Stream, StreamExt};
 use lapin::Event;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicQosOptions, BasicRejectOptions};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Lost};
@@ -17,7 +17,7 @@ use super::delayed;
 use super::message::received;
 use super::settle::{Settlement, Unsettled};
 use super::table::short;
-use crate::broker::{Delivery, Receipt, Verdict};
+use crate::broker::{Delivery, Gone, Receipt, Verdict};
 use crate::message::Route;
 use crate::queue::Queue;
 
@@ -46,7 +46,7 @@ pub(super) struct Channel {
     /// The prefetch count the broker knows.
     pub(super) window: u16,
     /// For the receipts; when this is gone, the broker delivers again what was not settled.
-    pub(super) lost: watch::Sender<bool>,
+    pub(super) lost: Gone,
 }
 
 impl Channel {
@@ -170,7 +170,7 @@ impl Channel {
             queue: queue.name.clone(),
             route: delayed::original(route, queue),
             redelivered: delivery.redelivered,
-            receipt: receipt.over(self.lost.subscribe()),
+            receipt: receipt.over(self.lost.0.subscribe()),
         })
     }
 

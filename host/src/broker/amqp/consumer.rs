@@ -15,7 +15,7 @@ use super::settle::Unsettled;
 use super::table::{from_json, short};
 use super::target::{StartError, Target};
 use super::{declare, delayed};
-use crate::broker::{Backoff, BrokerError, Delivery};
+use crate::broker::{Backoff, BrokerError, Delivery, Gone};
 use crate::queue::Queue;
 
 /// Deliveries handed out that nobody took yet.
@@ -206,7 +206,7 @@ impl Consumer {
             held: 0,
             global,
             window,
-            lost: watch::Sender::new(false),
+            lost: Gone::default(),
         })
     }
 

@@ -10,12 +10,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use cap_std::fs::Dir;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::listing::Listing;
 use super::unacked::{self, Unacked};
 use super::{Options, exchange, folder, name};
-use crate::broker::{Backoff, BrokerError, Delivery, Receipt, Verdict};
+use crate::broker::{Backoff, BrokerError, Delivery, Gone, Receipt, Verdict};
 use crate::message::envelope;
 use crate::queue::Queue;
 
@@ -58,7 +58,7 @@ struct Place {
     processed: Option<Dir>,
     unacked: Unacked,
     /// For the receipts: the folder is gone, with everything that was taken from it.
-    lost: watch::Sender<bool>,
+    lost: Gone,
 }
 
 /// A message that was taken and not settled.
@@ -206,7 +206,7 @@ impl Consumer {
             if same {
                 self.backoff.reset();
             } else {
-                place.lost.send_replace(true);
+                place.lost.0.send_replace(true);
                 self.lost(&io::Error::other("it was removed or replaced"));
             }
             return;
@@ -267,7 +267,7 @@ impl Consumer {
         folder::remove_old_temporary_files(&input)?;
         Ok(Place {
             unacked: Unacked::create(&input)?,
-            lost: watch::Sender::new(false),
+            lost: Gone::default(),
             input,
             processed,
         })
@@ -404,7 +404,7 @@ impl Consumer {
             queue: name::queue(file).unwrap_or_default().to_owned(),
             route: opened.route,
             redelivered: opened.redelivered,
-            receipt: receipt.over(place.lost.subscribe()),
+            receipt: receipt.over(place.lost.0.subscribe()),
         }
     }
 

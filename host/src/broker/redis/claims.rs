@@ -129,7 +129,9 @@ impl Claims {
         {
             let mut held = self.held();
             for number in &numbers {
-                held.remove(number);
+                if let Some(claim) = held.remove(number) {
+                    claim.lost.send_replace(true);
+                }
             }
         }
         let (done, answer) = tokio::sync::oneshot::channel();
