@@ -31,6 +31,9 @@ pub(super) enum Lost {
     /// The server does not speak AMQP 0-9-1, or not well.
     #[error("{0}")]
     Protocol(String),
+    /// Its channel was closed before: nothing was sent.
+    #[error("{0}")]
+    NotOpen(String),
     /// It took longer than the connection timeout.
     #[error("timed out")]
     TimedOut,
@@ -53,6 +56,7 @@ impl From<lapin::Error> for Lost {
                 text: said.get_message().to_string(),
             }),
             ErrorKind::IOError(io) => Self::Io(io::Error::new(io.kind(), io.to_string())),
+            ErrorKind::InvalidChannelState(..) => Self::NotOpen(error.to_string()),
             _ => Self::Protocol(error.to_string()),
         }
     }

@@ -258,7 +258,7 @@ impl AmqpBroker {
     fn publish_error(&self, error: &PublishError) -> BrokerError {
         let address = &self.target.write;
         match error {
-            PublishError::Connection(_) => {
+            PublishError::Connection(_) | PublishError::NotOpen(_) => {
                 BrokerError::Connection(format!("cannot publish to {address}: {error}"))
             }
             _ => BrokerError::Refused(format!("cannot publish to {address}: {error}")),
@@ -321,6 +321,9 @@ impl Broker for AmqpBroker {
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         let outgoing = self.delayed(outgoing);
         let mut result = self.try_publish(outgoing.clone()).await;
+        if let Err(PublishError::NotOpen(_)) = result {
+            result = self.try_publish(outgoing.clone()).await;
+        }
         // The broker closes the channel for a message that it does not like, with all others on it.
         if let Err(PublishError::Closed(_)) = result {
             result = publisher::publish_alone(&self.target, outgoing).await;

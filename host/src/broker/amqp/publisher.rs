@@ -34,6 +34,9 @@ pub(super) enum PublishError {
     /// The broker closed the channel, because of this message or of one beside it.
     #[error("{}", .0.text)]
     Closed(Reply),
+    /// The channel was closed before this message was sent, as a rule because of one beside it.
+    #[error("{0}")]
+    NotOpen(String),
     /// There is no connection, or it was lost before the broker had confirmed the message.
     #[error("{0}")]
     Connection(String),
@@ -43,6 +46,7 @@ impl From<&Lost> for PublishError {
     fn from(lost: &Lost) -> Self {
         match lost {
             Lost::Closed(reply) => Self::Closed(reply.clone()),
+            Lost::NotOpen(reason) => Self::NotOpen(reason.clone()),
             other => Self::Connection(other.to_string()),
         }
     }
