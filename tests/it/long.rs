@@ -240,6 +240,9 @@ fn long(mut place: Place) {
         lost.len(),
         twice.len(),
     );
+    for (id, lives) in &twice {
+        eprintln!("twice: {id} {lives:?}");
+    }
     assert!(late.is_empty(), "late-acked tasks are lost: {late:?}");
     assert!(twice.is_empty(), "early-acked tasks ended twice: {twice:?}");
     // Each kill of a Python worker may cost what it had popped from Redis and not recorded.
