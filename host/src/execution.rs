@@ -211,15 +211,21 @@ impl Execution {
         if let Some(why) = self.known.test_at_receipt(request) {
             return Err(revoked(why));
         }
-        while let Admission::Hold(eta) = admit::admit(request, Timestamp::now()) {
-            task.here.at(Progress::Scheduled);
-            let _held = self.prefetch.count(Counted::Eta);
-            tokio::time::sleep(until(eta)).await;
-        }
-        if admit::admit(request, Timestamp::now()) == Admission::Overflow {
-            let failure = Failure::new("builtins", "OverflowError", "date value out of range");
-            report::overflow(request);
-            return Err(Stopped::Ended(Outcome::Refused(failure)));
+        loop {
+            match admit::admit(request, Timestamp::now()) {
+                Admission::Hold(eta) => {
+                    task.here.at(Progress::Scheduled);
+                    let _held = self.prefetch.count(Counted::Eta);
+                    tokio::time::sleep(until(eta)).await;
+                }
+                Admission::Overflow => {
+                    let failure = Failure::new("builtins", "OverflowError", "date value out of range");
+                    report::overflow(request);
+                    return Err(Stopped::Ended(Outcome::Refused(failure)));
+                }
+                // What expired meanwhile is found by the last test below.
+                Admission::Run | Admission::Expired => break,
+            }
         }
         if self.rates.is_limited(&request.task) {
             task.here.at(Progress::Received);
@@ -271,7 +277,7 @@ impl Execution {
         };
         match ended {
             Ok(mut run) => {
-                let random = Uuid::new_v4().as_u64_pair().0;
+                let random = || Uuid::new_v4().as_u64_pair().0;
                 run.outcome = autoretry::apply(&task.request, &task.definition, run.outcome, random);
                 report::finished(&task.request, &run);
                 if self.options.deduplicate && matches!(run.outcome, Outcome::Success(_)) {

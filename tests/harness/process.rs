@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use crate::wait::within;
+
 /// A child process with a process group of its own, whose output lines can be waited for. It is killed when this value
 /// is dropped, and also when the test program dies without dropping it.
 #[derive(Debug)]
@@ -66,6 +68,28 @@ impl Process {
             output,
             watchdog,
         }
+    }
+
+    /// Starts a server and waits until it prints `ready`; `None`, and its output on stderr, when it ends instead.
+    ///
+    /// # Panics
+    /// Where it does neither within two minutes.
+    pub(crate) fn serve(name: &str, command: &mut Command, folder: &Path, ready: &str) -> Option<Process> {
+        let mut process = Process::start(name, command, Some(folder));
+        within(
+            Duration::from_secs(120),
+            &format!("{name} is ready or ends"),
+            || {
+                let ended = process.exit_status().is_some();
+                let is_ready = process.output.lines().iter().any(|line| line.contains(ready));
+                (ended || is_ready).then_some(())
+            },
+        );
+        if process.exit_status().is_some() {
+            eprintln!("{name} ended:\n{}", process.lines().join("\n"));
+            return None;
+        }
+        Some(process)
     }
 
     /// The process id.

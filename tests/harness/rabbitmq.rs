@@ -13,7 +13,6 @@ use crate::certificate::Certificate;
 use crate::place::program;
 use crate::port::free_port;
 use crate::process::Process;
-use crate::wait::within;
 
 /// A private RabbitMQ node with AMQP, AMQP over TLS and the management API, and the Erlang port mapper it needs.
 #[derive(Debug)]
@@ -235,22 +234,8 @@ impl RabbitMq {
     }
 }
 
-/// Starts a node and waits until it answers; `None` when it ends instead.
 fn launch(command: &mut Command, folder: &Path) -> Option<Process> {
-    let mut node = Process::start("rabbitmq-server", command, Some(folder));
-    within(Duration::from_secs(120), "RabbitMQ is ready or ends", || {
-        let ended = node.exit_status().is_some();
-        let ready = node
-            .lines()
-            .iter()
-            .any(|line| line.contains("Server startup complete"));
-        (ended || ready).then_some(())
-    });
-    if node.exit_status().is_some() {
-        eprintln!("rabbitmq-server ended:\n{}", node.lines().join("\n"));
-        return None;
-    }
-    Some(node)
+    Process::serve("rabbitmq-server", command, folder, "Server startup complete")
 }
 
 impl Vhost {

@@ -245,18 +245,8 @@ impl Redis {
     }
 }
 
-/// Starts a server and waits until it answers; `None` when it ends instead.
 fn launch(command: &mut Command, folder: &Path) -> Option<Process> {
-    let mut process = Process::start("redis-server", command, Some(folder));
-    within(Duration::from_secs(60), "redis-server is ready or ends", || {
-        let ended = process.exit_status().is_some();
-        let ready = process
-            .lines()
-            .iter()
-            .any(|line| line.contains("eady to accept connections"));
-        (ended || ready).then_some(())
-    });
-    process.exit_status().is_none().then_some(process)
+    Process::serve("redis-server", command, folder, "eady to accept connections")
 }
 
 /// A sentinel that watches a server, calls it `main` and lets its replica take over when it is gone.

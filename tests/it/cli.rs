@@ -12,7 +12,8 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+/// `celerybox` with these arguments, in this folder, with nothing from the user's own environment.
+pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(celerybox());
     command
         .args(arguments)
@@ -26,16 +27,19 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 /// Runs it to its end: exit status, stdout, stderr.
-fn celerybox_in(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output = command(folder, arguments).output();
+pub(crate) fn output(command: &mut Command) -> (i32, String, String) {
     let Output {
         status,
         stdout,
         stderr,
-    } = output.expect("celerybox starts");
+    } = command.output().expect("celerybox starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     let code = status.code().expect("not ended by a signal");
     (code, text(stdout), text(stderr))
+}
+
+fn celerybox_in(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+    output(&mut command(folder, arguments))
 }
 
 fn component(name: &str) -> String {

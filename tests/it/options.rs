@@ -1,7 +1,7 @@
 //! The options of `celery worker`: a unit file that starts Celery's starts ours.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use celerybox_tests::{
     Place, Process, Signal, Worker, celerybox, eventually, root, send, tasks, venv_python,
@@ -9,30 +9,7 @@ use celerybox_tests::{
 use rustix::process::{Pid, kill_process};
 use serde_json::{Value, json};
 
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(celerybox());
-    command
-        .args(arguments)
-        .current_dir(folder)
-        .env("XDG_CACHE_HOME", root().join(".build/cache"))
-        .env_remove("CELERY_BROKER_URL")
-        .env_remove("CELERY_RESULT_BACKEND");
-    command
-}
-
-fn output(command: &mut Command) -> (i32, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().expect("celerybox starts");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (
-        status.code().expect("not ended by a signal"),
-        text(stdout),
-        text(stderr),
-    )
-}
+use crate::cli::{command, output};
 
 /// Real Celery's options of a command: their names, and whether they take a value.
 fn options_of_celery() -> Vec<(String, bool)> {

@@ -212,43 +212,37 @@ impl Broker for FilesystemBroker {
             return Ok(());
         }
         let (options, queue) = (Arc::clone(&self.options), queue.clone());
-        let declaring = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let folder = &options.control_folder;
             let control = folder::open(folder, true).map_err(failed(folder))?;
             exchange::bind(&control, &queue).map_err(failed(folder))
-        });
-        declaring
-            .await
-            .unwrap_or_else(|error| Err(BrokerError::Connection(error.to_string())))
+        })
+        .await
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
         self.check(std::slice::from_ref(queue))?;
         let (options, queue) = (Arc::clone(&self.options), queue.name.clone());
-        let purging = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let folder = &options.data_folder_in;
             let input = folder::open(folder, true).map_err(failed(folder))?;
             listing::purge(&input, &queue).map_err(failed(folder))
-        });
-        purging
-            .await
-            .unwrap_or_else(|error| Err(BrokerError::Connection(error.to_string())))
+        })
+        .await
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         let options = Arc::clone(&self.options);
         let exchanges = Arc::clone(&self.exchanges);
         let sent = Arc::clone(&self.sent);
-        let publishing = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let create = !sent.load(Ordering::Relaxed);
             let fanout = exchanges.is_fanout(&outgoing.route.exchange);
             publish(&options, create, &outgoing, fanout)?;
             sent.store(true, Ordering::Relaxed);
             Ok(())
-        });
-        publishing
-            .await
-            .unwrap_or_else(|error| Err(BrokerError::Connection(error.to_string())))
+        })
+        .await
     }
 
     async fn cancel(&self) {
@@ -326,6 +320,14 @@ fn queues_for(options: &Options, route: &Route, fanout: bool) -> Result<Vec<Stri
         )));
     }
     Ok(queues)
+}
+
+/// Does what waits for the disk on a thread where that holds nobody up.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BrokerError> + Send + 'static,
+) -> Result<T, BrokerError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(BrokerError::Connection(error.to_string())))
 }
 
 fn failed(folder: &Path) -> impl Fn(io::Error) -> BrokerError + '_ {

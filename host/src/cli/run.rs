@@ -105,7 +105,7 @@ impl Run {
         };
         let run = component.run(call).await;
         eprint!("{}", run.output);
-        let random = Uuid::new_v4().as_u64_pair().0;
+        let random = || Uuid::new_v4().as_u64_pair().0;
         let outcome = autoretry::apply(&request, &definition, run.outcome, random);
         Ok(report(&definition.name, outcome))
     }

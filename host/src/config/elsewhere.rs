@@ -161,9 +161,7 @@ pub fn reason(name: &str) -> Option<Reason> {
 
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            NotApplicable(why) => f.write_str(why),
-            NotYet(why) => write!(f, "{why}"),
-        }
+        let (NotApplicable(why) | NotYet(why)) = self;
+        f.write_str(why)
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::{Settings, SettingsError};
 use crate::execution::{Bounds, Options};
-use crate::nearest::nearest;
 use crate::outcome::Nameable;
 use crate::policy::admit;
 use crate::policy::annotate;
@@ -66,10 +65,7 @@ impl Settings {
 
     /// What is wrong with the settings of this part.
     pub(super) fn check_execution(&self) -> Vec<String> {
-        let mut wrong = annotate::check(&self.task_annotations, |name, known| {
-            nearest(name, known.iter().copied())
-                .and_then(|near| known.iter().copied().find(|known| *known == near))
-        });
+        let mut wrong = annotate::check(&self.task_annotations);
         wrong.extend(self.default_rate_limit().err());
         if !(self.worker_soft_shutdown_timeout.is_finite() && self.worker_soft_shutdown_timeout >= 0.0) {
             wrong.push("worker_soft_shutdown_timeout: expected a number of seconds, 0 for none".into());

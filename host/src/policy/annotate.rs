@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 use super::rate::Rate;
+use crate::nearest::nearest;
 use crate::task::{Definition, RetryLimit};
 
 /// The options that can be annotated.
@@ -30,16 +31,13 @@ const OPTIONS: [&str; 19] = [
     "trail",
 ];
 
-/// Finds every option that is unknown, and every value that makes no sense. `nearest` finds similar names.
-pub fn check(
-    annotations: &BTreeMap<String, Table>,
-    nearest: impl Fn(&str, &[&'static str]) -> Option<&'static str>,
-) -> Vec<String> {
+/// Finds every option that is unknown, and every value that makes no sense.
+pub fn check(annotations: &BTreeMap<String, Table>) -> Vec<String> {
     let mut wrong = Vec::new();
     for (task, options) in annotations {
         for (option, value) in options {
             if !OPTIONS.contains(&option.as_str()) {
-                wrong.push(match nearest(option, &OPTIONS) {
+                wrong.push(match nearest(option, OPTIONS.into_iter()) {
                     Some(near) => {
                         format!("task_annotations: {task}: unknown option {option}; did you mean {near}?")
                     }
@@ -184,9 +182,7 @@ mod tests {
         let annotations = annotations(
             "'*' = { rate_limit = '10/d', name = 'x' }\n'a' = { time_limt = 3, priority = 10, max_retries = -1 }",
         );
-        let wrong = check(&annotations, |name, _| {
-            (name == "time_limt").then_some("time_limit")
-        });
+        let wrong = check(&annotations);
         assert_eq!(wrong.len(), 5, "{wrong:?}");
         let all = wrong.join("\n");
         assert!(all.contains("did you mean time_limit?"), "{all}");

@@ -6,8 +6,14 @@ use crate::policy::retry::{self, Asked, Refusal};
 use crate::task::{Autoretry, Definition};
 
 /// The outcome of a run after its automatic retries: a failure that the task's definition lists becomes a retry, or,
-/// when there were too many, stays what it is. `random` is any number, for the jitter.
-pub fn apply(request: &Request, definition: &Definition, outcome: Outcome, random: u64) -> Outcome {
+/// when there were too many, stays what it is. `random` gives any number, for the
+/// jitter.
+pub fn apply(
+    request: &Request,
+    definition: &Definition,
+    outcome: Outcome,
+    random: impl FnOnce() -> u64,
+) -> Outcome {
     let (Some(autoretry), Outcome::Failure(failure)) = (&definition.autoretry, &outcome) else {
         return outcome;
     };
@@ -16,7 +22,7 @@ pub fn apply(request: &Request, definition: &Definition, outcome: Outcome, rando
     }
     let asked = Asked {
         countdown: match autoretry.backoff {
-            Some(factor) => Some(countdown(autoretry, factor, request.retries, random).into()),
+            Some(factor) => Some(countdown(autoretry, factor, request.retries, random()).into()),
             None => autoretry.countdown,
         },
         max_retries: autoretry.max_retries,
@@ -165,7 +171,7 @@ mod tests {
                 default_retry_delay: Some(7.0),
                 ..Definition::default()
             };
-            apply(&request(json!({"retries": retries})), &definition, outcome, 0)
+            apply(&request(json!({"retries": retries})), &definition, outcome, || 0)
         };
         let when = |outcome| match outcome {
             Outcome::Retry(retry) => Some(retry.when),
