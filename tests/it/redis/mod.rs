@@ -4,6 +4,7 @@ mod backend;
 mod claims;
 mod conformance;
 mod connection;
+mod expiry;
 mod failover;
 mod kombu;
 mod queues;
