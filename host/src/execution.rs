@@ -18,14 +18,15 @@ use crate::outcome::{Failure, Outcome, Revocation};
 use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
-use crate::sandbox::registry::Registry;
-use crate::sandbox::{Call, Component};
+use crate::sandbox::registry::{Code, Registry};
+use crate::sandbox::{Call, Run};
 use crate::settle::{self, Effect};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
 pub mod active;
 mod again;
+mod builtin;
 pub mod known;
 mod options;
 mod prefetch;
@@ -69,11 +70,11 @@ pub struct Execution {
     pub(crate) drained: watch::Sender<bool>,
 }
 
-/// A request that a component of this worker can run.
+/// A request that this worker can run.
 struct Task {
     request: Arc<Request>,
     definition: Arc<Definition>,
-    component: Arc<Component>,
+    code: Code,
     plan: Plan,
     here: Here,
 }
@@ -169,7 +170,7 @@ impl Execution {
             Ok(recognized) => recognized,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
-        let Some((component, definition)) = self.registry.get(&recognized.identity.task) else {
+        let Some((code, definition)) = self.registry.find(&recognized.identity.task) else {
             return self
                 .refuse_unregistered(&recognized.identity, &recognized.message, receipt)
                 .await;
@@ -184,7 +185,7 @@ impl Execution {
             here: self.active.enter(&request),
             request: Arc::new(request),
             definition,
-            component,
+            code,
         };
         Some((task, receipt))
     }
@@ -273,7 +274,7 @@ impl Execution {
                 *receipt = None;
                 Err(Outcome::Cancelled)
             }
-            run = task.component.run(self.call(task)) => Ok(run),
+            run = self.execute(task) => Ok(run),
         };
         match ended {
             Ok(mut run) => {
@@ -289,6 +290,13 @@ impl Execution {
                 report::ended(&task.request, &outcome);
                 outcome
             }
+        }
+    }
+
+    async fn execute(&self, task: &Task) -> Run {
+        match &task.code {
+            Code::Component(component) => component.run(self.call(task)).await,
+            Code::Builtin(builtin) => self.run_builtin(task, *builtin).await,
         }
     }
 
