@@ -347,18 +347,19 @@ pub fn read_result(
         }
         None => stored,
     };
-    // A document is a map: JSON starts with a brace, a pickle with its protocol, msgpack with the map's size.
+    // A document is a map, a part of a chord a list of four: JSON starts with a bracket, a pickle with its protocol,
+    // msgpack with the size.
     let (serializer, signed);
     let body = match body {
         [0x80, 2..=5, ..] => {
             serializer = Serializer::Pickle;
             body
         }
-        [0x81..=0x8f | 0xde | 0xdf, ..] => {
+        [0x81..=0x8f | 0x94 | 0xde | 0xdf, ..] => {
             serializer = Serializer::Msgpack;
             body
         }
-        _ if body.trim_ascii_start().starts_with(b"{") && strict_or_pythons(body) => {
+        _ if matches!(body.trim_ascii_start().first(), Some(b'{' | b'[')) && strict_or_pythons(body) => {
             serializer = Serializer::Json;
             body
         }
