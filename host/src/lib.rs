@@ -16,6 +16,7 @@
 pub mod backend;
 pub mod broker;
 pub mod builtin;
+pub mod canvas;
 pub mod cli;
 pub mod config;
 pub mod document;

@@ -4,6 +4,7 @@ mod map;
 
 use std::time::{Duration, Instant};
 
+use super::acked::Acked;
 use super::{Execution, Task};
 use crate::builtin::{self, Builtin};
 use crate::outcome::{Failure, Outcome};
@@ -12,14 +13,14 @@ use crate::sandbox::Run;
 
 impl Execution {
     /// Runs a built-in task within its time limit.
-    pub(super) async fn run_builtin(&self, task: &Task, builtin: Builtin) -> Run {
+    pub(super) async fn run_builtin(&self, task: &Task, builtin: Builtin, acked: &Acked) -> Run {
         let started = Instant::now();
         let limit = admit::seconds(task.plan.time_limit);
         let outcome = match limit {
-            Some(limit) => tokio::time::timeout(limit, self.builtin(task, builtin))
+            Some(limit) => tokio::time::timeout(limit, self.builtin(task, builtin, acked))
                 .await
                 .unwrap_or(Outcome::TimeLimit(limit.as_secs_f64())),
-            None => self.builtin(task, builtin).await,
+            None => self.builtin(task, builtin, acked).await,
         };
         Run {
             outcome,
@@ -30,7 +31,7 @@ impl Execution {
         }
     }
 
-    async fn builtin(&self, task: &Task, builtin: Builtin) -> Outcome {
+    async fn builtin(&self, task: &Task, builtin: Builtin, acked: &Acked) -> Outcome {
         let body = &task.request.body;
         let returned = match builtin {
             Builtin::Accumulate => builtin::accumulate(body),
@@ -41,7 +42,7 @@ impl Execution {
                 "chain is not a real task",
             )),
             Builtin::BackendCleanup => self.clean_up().await,
-            Builtin::Map | Builtin::Starmap => return self.map(task, builtin).await,
+            Builtin::Map | Builtin::Starmap => return self.map(task, builtin, acked).await,
             Builtin::Chunks | Builtin::ChordUnlock | Builtin::Group | Builtin::Chord => {
                 Err(Failure::new("builtins", "NotImplementedError", builtin.name()))
             }

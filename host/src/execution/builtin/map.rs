@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::left;
 use crate::builtin::{Arguments, Builtin, type_error};
+use crate::execution::acked::Acked;
 use crate::execution::{Execution, Task, report};
 use crate::message::Request;
 use crate::outcome::{Failure, Outcome};
@@ -21,14 +22,14 @@ struct Mapped {
 
 impl Execution {
     /// The list of what the task returned for each item; the first that ends in another way ends all.
-    pub(super) async fn map(&self, task: &Task, builtin: Builtin) -> Outcome {
-        match self.try_map(task, builtin).await {
+    pub(super) async fn map(&self, task: &Task, builtin: Builtin, acked: &Acked) -> Outcome {
+        match self.try_map(task, builtin, acked).await {
             Ok(results) => Outcome::Success(results.into()),
             Err(outcome) => outcome,
         }
     }
 
-    async fn try_map(&self, task: &Task, builtin: Builtin) -> Result<String, Outcome> {
+    async fn try_map(&self, task: &Task, builtin: Builtin, acked: &Acked) -> Result<String, Outcome> {
         let arguments = Arguments::of(builtin, &task.request.body).map_err(Outcome::Failure)?;
         let mapped: Mapped = arguments.read(0, "task").map_err(Outcome::Failure)?;
         let items: Vec<Box<RawValue>> = arguments.read(1, "it").map_err(Outcome::Failure)?;
@@ -40,7 +41,7 @@ impl Execution {
         let mut request = Request::clone(&task.request);
         request.message.body = Vec::new();
         request.task = mapped.task;
-        let (started, call) = (Instant::now(), self.call(task));
+        let (started, call) = (Instant::now(), self.call(task, acked));
         let most = component.limits().result;
         let mut results = String::from("[");
         for item in items {

@@ -317,6 +317,17 @@ impl Writer {
     }
 }
 
+/// JSON as a value, Python's included: what no value holds (integers beyond 64 bits, NaN, lone surrogates) in its typed
+/// form. `None` for what is no JSON, or nested deeper than 128 levels.
+pub fn value(text: &str) -> Option<Value> {
+    json::value(text)
+}
+
+/// JSON with such typed forms as Python writes it: the way back of [`value()`].
+pub fn python(text: &str) -> Cow<'_, str> {
+    json::python(text)
+}
+
 /// Reads a stored result in whatever form it is: the form is not stored with it (contract section 5.2). `trust` is
 /// asked about signed ones.
 pub fn read_result(
