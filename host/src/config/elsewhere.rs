@@ -96,9 +96,6 @@ pub const ELSEWHERE: &[(&str, Reason)] = &[
         "result_exchange_type",
         NotApplicable("Celery does not use it any more"),
     ),
-    ("result_chord_expires", CANVAS),
-    ("result_chord_retry_interval", CANVAS),
-    ("result_chord_join_timeout", CANVAS),
     ("task_allow_error_cb_on_chord_header", CANVAS),
     (
         "task_inherit_parent_priority",

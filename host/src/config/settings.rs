@@ -217,6 +217,12 @@ settings! {
     result_expires: f64 = 86400.0;
     /// Seconds that failures are kept, when that differs.
     result_failure_expires: Option<f64> = None;
+    /// Seconds that chords are kept, when that differs; 0 keeps them for ever.
+    result_chord_expires: Option<f64> = None;
+    /// Seconds that reading the results of a chord with nested groups may take, and that of `celery.chord_unlock`.
+    result_chord_join_timeout: f64 = 3.0;
+    /// Seconds after which `celery.chord_unlock` looks again.
+    result_chord_retry_interval: f64 = 1.0;
     /// Store name, arguments, worker, retries and queue with each result.
     result_extended: bool = false;
     /// RPC results survive a restart of the broker.
