@@ -73,7 +73,7 @@ pub fn send(place: &Place, task: &str, number: usize, args: &Value, options: &Va
 }
 
 /// The interpreter in `tests/interop`, with the environment that `proj.py` reads.
-pub(crate) fn interpreter(place: &Place) -> Command {
+pub fn interpreter(place: &Place) -> Command {
     let mut command = interpreter_for(&place.broker_url(), &place.backend_url());
     command.env("TEST_DATA_DIR", place.data_dir());
     command
