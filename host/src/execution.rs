@@ -26,6 +26,7 @@ use crate::task::Definition;
 
 pub mod active;
 mod again;
+mod errands;
 pub mod known;
 mod options;
 mod prefetch;
@@ -330,6 +331,7 @@ impl Execution {
             ignore_result: task.plan.ignore_result,
             nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request),
+            errands: self.errands(task),
         }
     }
 

@@ -6,6 +6,7 @@ pub mod connect;
 pub mod content;
 pub mod elsewhere;
 mod execution;
+mod grants;
 mod queues;
 mod settings;
 mod urls;
@@ -117,6 +118,7 @@ impl Settings {
         );
         wrong.extend(self.content().err().into_iter().flatten());
         wrong.extend(self.check_execution());
+        wrong.extend(self.granting().err().into_iter().flatten());
         if wrong.is_empty() {
             Ok(())
         } else {

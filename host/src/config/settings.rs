@@ -246,6 +246,8 @@ settings! {
     data_dir: PathBuf = PathBuf::from("celerybox-data");
     /// The folder of compiled components.
     cache_dir: Option<PathBuf> = None;
+    /// What single components are granted, by the name of their file without its ending: `send_to`, `results`, `network`, `files`, `environment`.
+    component: toml::Table = toml::Table::new();
     /// What one run may use.
     limits: Limits = Limits::default();
 }

@@ -7,6 +7,7 @@ mod component;
 mod compute;
 mod describe;
 mod endings;
+mod grants;
 mod loading;
 mod memory;
 mod output;
@@ -211,6 +212,7 @@ impl Lab {
             ignore_result: false,
             nameable: Arc::default(),
             updates,
+            errands: Arc::new(|errand| panic!("{errand:?} was not expected")),
         }
     }
 
