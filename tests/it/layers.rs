@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layer of each top-level module of the host.
-const LAYERS: [(&str, u8); 21] = [
+const LAYERS: [(&str, u8); 22] = [
     ("masked", 0),
     ("nearest", 0),
     ("queue", 0),
@@ -14,6 +14,7 @@ const LAYERS: [(&str, u8); 21] = [
     ("outcome", 0),
     ("document", 0),
     ("policy", 0),
+    ("canvas", 0),
     ("settle", 0),
     ("broker", 1),
     ("backend", 1),

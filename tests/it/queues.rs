@@ -73,7 +73,7 @@ fn same(case: &Value) {
         ],
     );
     let settings = settings(&case["settings"]);
-    let mut queues = settings.queues().unwrap();
+    let queues = settings.queues().unwrap();
     let ours = queues.select(&names(part("Q")), &names(part("X")), None).unwrap();
     let ours: Vec<Value> = ours.iter().map(consumed).collect();
     assert_eq!(json!(ours), theirs["consumed"], "{case:#}");
@@ -81,7 +81,7 @@ fn same(case: &Value) {
     let mut sent = Vec::new();
     for task in part("tasks").as_array().unwrap() {
         let name = task[0].as_str().unwrap();
-        let destination = router.destination(&mut queues, name, asked(&task[1])).unwrap();
+        let destination = router.destination(&queues, name, asked(&task[1])).unwrap();
         sent.push(json!({
             "exchange": destination.route.exchange,
             "routing_key": destination.route.routing_key,

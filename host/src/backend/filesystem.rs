@@ -5,14 +5,21 @@ use std::hash::BuildHasher;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{BackendError, Documents, ResultBackend, StoredResult};
+use super::{BackendError, Chords, Documents, ResultBackend, StoredResult};
 use crate::broker::filesystem::{folder, name};
 
 /// What Celery puts before the task id.
 const KEY_PREFIX: &str = "celery-task-meta-";
+
+/// What Celery puts before a group's id.
+const GROUP_PREFIX: &str = "celery-taskset-meta-";
+
+/// What the files begin with that [`ResultBackend::cleanup`] may remove; the last one is Celery's for chords.
+const PREFIXES: [&str; 3] = [KEY_PREFIX, GROUP_PREFIX, "chord-unlock-"];
 
 /// How many results may be stored at the same time; two of one task never are.
 const LOCKS: usize = 64;
@@ -24,6 +31,7 @@ const LOCKS: usize = 64;
 pub struct FilesystemBackend {
     path: PathBuf,
     documents: Documents,
+    expires: Option<Duration>,
     /// Between reading a state and writing over it nobody else of this process may write; chosen by task id.
     locks: Arc<Vec<Mutex<()>>>,
     hash: RandomState,
@@ -43,6 +51,7 @@ impl FilesystemBackend {
         Ok(Self {
             path: path.to_owned(),
             documents: Documents::default(),
+            expires: None,
             locks: Arc::new((0..LOCKS).map(|_| Mutex::new(())).collect()),
             hash: RandomState::new(),
         })
@@ -52,6 +61,19 @@ impl FilesystemBackend {
     #[must_use]
     pub fn documents(self, documents: Documents) -> Self {
         Self { documents, ..self }
+    }
+
+    /// `result_expires`: how old results may get before [`ResultBackend::cleanup`] removes them; `None`: as old as they
+    /// like.
+    #[must_use]
+    pub fn expires(self, expires: Option<Duration>) -> Self {
+        Self { expires, ..self }
+    }
+
+    async fn fetch_file(&self, file: String) -> Result<Option<String>, BackendError> {
+        let stored = self.blocking(move |path| read(&folder::open(path, false)?, &file));
+        let stored = stored.await?;
+        stored.map(|stored| self.documents.read(&stored)).transpose()
     }
 
     /// Runs `work` where it may block.
@@ -91,16 +113,74 @@ impl ResultBackend for FilesystemBackend {
     }
 
     async fn fetch(&self, task_id: &str) -> Result<Option<String>, BackendError> {
+        self.fetch_file(file_name(task_id)?).await
+    }
+
+    async fn forget(&self, task_id: &str) -> Result<(), BackendError> {
         let file = file_name(task_id)?;
-        let stored = self.blocking(move |path| read(&folder::open(path, false)?, &file));
-        let stored = stored.await?;
-        stored.map(|stored| self.documents.read(&stored)).transpose()
+        self.blocking(move |path| match folder::open(path, false)?.remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn cleanup(&self) -> Result<(), BackendError> {
+        let Some(expires) = self.expires else {
+            return Ok(());
+        };
+        self.blocking(move |path| remove_expired(&folder::open(path, false)?, expires))
+            .await
+    }
+
+    async fn save_group(&self, group: &str, tuple: &str) -> Result<(), BackendError> {
+        let file = group_name(group)?;
+        let document = self.documents.write(&format!(r#"{{"result": {tuple}}}"#))?;
+        self.blocking(move |path| folder::write(&folder::open(path, false)?, &file, &document))
+            .await
+    }
+
+    async fn fetch_group(&self, group: &str) -> Result<Option<String>, BackendError> {
+        self.fetch_file(group_name(group)?).await
+    }
+
+    fn chords(&self) -> Chords {
+        Chords::Unlock
     }
 }
 
 fn file_name(task_id: &str) -> Result<String, BackendError> {
     let id = name::check("task id", task_id).map_err(BackendError::Unsupported)?;
     Ok(format!("{KEY_PREFIX}{id}"))
+}
+
+fn group_name(group: &str) -> Result<String, BackendError> {
+    let id = name::check("group id", group).map_err(BackendError::Unsupported)?;
+    Ok(format!("{GROUP_PREFIX}{id}"))
+}
+
+/// Removes the results that were written longer ago than `expires`.
+fn remove_expired(dir: &cap_std::fs::Dir, expires: Duration) -> io::Result<()> {
+    for entry in dir.entries()? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_ours = name
+            .to_str()
+            .is_some_and(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
+        let age = |metadata: cap_std::fs::Metadata| metadata.modified().ok()?.into_std().elapsed().ok();
+        // Another worker may have removed it meanwhile.
+        let is_old = || {
+            entry
+                .metadata()
+                .ok()
+                .and_then(age)
+                .is_some_and(|age| age > expires)
+        };
+        if is_ours && is_old() {
+            let _ = dir.remove_file(name);
+        }
+    }
+    Ok(())
 }
 
 fn read(dir: &cap_std::fs::Dir, file: &str) -> io::Result<Option<Vec<u8>>> {
@@ -242,6 +322,51 @@ mod tests {
         }
         done.store(true, is_done);
         reader.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_results_that_expired_are_cleaned_up() {
+        let path = tempfile::tempdir().unwrap();
+        let backend = FilesystemBackend::new(path.path())
+            .unwrap()
+            .expires(Some(Duration::from_secs(60)));
+        let age = |name: &str, seconds| {
+            let file = std::fs::File::create(path.path().join(name)).unwrap();
+            let time = std::time::SystemTime::now() - Duration::from_secs(seconds);
+            file.set_modified(time).unwrap();
+        };
+        age("celery-task-meta-old", 120);
+        age("celery-taskset-meta-old", 120);
+        age("celery-task-meta-young", 5);
+        age("somebody-elses", 120);
+        backend.cleanup().await.unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(path.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["celery-task-meta-young", "somebody-elses"]);
+        let forever = FilesystemBackend::new(path.path()).unwrap();
+        age("celery-task-meta-young", 1_000_000);
+        forever.cleanup().await.unwrap();
+        assert!(path.path().join("celery-task-meta-young").exists());
+    }
+
+    #[tokio::test]
+    async fn groups_are_kept_and_results_forgotten() {
+        let path = tempfile::tempdir().unwrap();
+        let backend = FilesystemBackend::new(path.path()).unwrap();
+        assert_eq!(backend.fetch_group("g").await.unwrap(), None);
+        backend.save_group("g", r#"[["g", null], []]"#).await.unwrap();
+        assert_eq!(
+            backend.fetch_group("g").await.unwrap().unwrap(),
+            r#"{"result": [["g", null], []]}"#
+        );
+        backend.store(result("a", State::Success, 1)).await.unwrap();
+        backend.forget("a").await.unwrap();
+        backend.forget("a").await.unwrap();
+        assert_eq!(backend.fetch("a").await.unwrap(), None);
+        assert!(backend.forget("../a").await.is_err());
     }
 
     /// Many at once: once SUCCESS was stored, it stays.

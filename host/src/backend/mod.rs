@@ -1,14 +1,18 @@
-//! Result backends: where outcomes go (contract section 5).
+//! Result backends: where outcomes go (contract section 5), and where chords are counted (sections 4.6 and 4.7).
 
+pub mod chord;
 pub mod documents;
 pub mod filesystem;
 pub mod persistent;
 pub mod redis;
 pub mod rpc;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 pub use crate::outcome::StoredResult;
+pub use chord::{Arrival, Chords, Claim, Part};
 pub use documents::Documents;
 
 /// Why a result was not stored or read.
@@ -25,6 +29,13 @@ pub enum BackendError {
     Unsupported(String),
 }
 
+/// What a backend without groups or chords says.
+fn unsupported<T>(what: &str) -> Result<T, BackendError> {
+    Err(BackendError::Unsupported(format!(
+        "this result backend does not keep {what}"
+    )))
+}
+
 /// A place for results.
 #[async_trait]
 pub trait ResultBackend: Send + Sync {
@@ -33,4 +44,69 @@ pub trait ResultBackend: Send + Sync {
 
     /// The stored result document as JSON, or `None` when there is none.
     async fn fetch(&self, task_id: &str) -> Result<Option<String>, BackendError>;
+
+    /// Removes a stored result.
+    async fn forget(&self, _task_id: &str) -> Result<(), BackendError> {
+        unsupported("results that can be removed")
+    }
+
+    /// Removes results that expired, where they do not go by themselves.
+    async fn cleanup(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Keeps the members of a group: its result tuple as JSON (contract section 5.8).
+    async fn save_group(&self, _group: &str, _tuple: &str) -> Result<(), BackendError> {
+        unsupported("groups")
+    }
+
+    /// The document of a saved group as JSON, `{"result": tuple}`.
+    async fn fetch_group(&self, _group: &str) -> Result<Option<String>, BackendError> {
+        unsupported("groups")
+    }
+
+    /// How this backend keeps chords. The functions below are for [`Chords::Native`].
+    fn chords(&self) -> Chords {
+        Chords::Refused
+    }
+
+    /// Begins a chord: so many parts belong to it. To be called before its last task is sent.
+    async fn set_chord_size(&self, _group: &str, _size: u64) -> Result<(), BackendError> {
+        unsupported("chords")
+    }
+
+    /// One more task belongs to a chord that was begun.
+    async fn grow_chord(&self, _group: &str) -> Result<(), BackendError> {
+        unsupported("chords that grow")
+    }
+
+    /// Counts a part, once however often it comes; when it completes the chord, `token` claims the chord for so long.
+    async fn add_part(
+        &self,
+        _part: &Part,
+        _token: &str,
+        _claimed_for: Duration,
+    ) -> Result<Arrival, BackendError> {
+        unsupported("chords")
+    }
+
+    /// The parts of a chord in order, each a JSON list `[1, task id, state, result]`.
+    async fn parts(&self, _group: &str) -> Result<Vec<String>, BackendError> {
+        unsupported("chords")
+    }
+
+    /// Makes a claim last so long from now. False: it ran out, and the chord is somebody else's.
+    async fn extend_claim(&self, _claim: &Claim, _by: Duration) -> Result<bool, BackendError> {
+        unsupported("chords")
+    }
+
+    /// Removes a chord whose body was sent, and remembers for so long that it was. False: it is somebody else's.
+    async fn finish_chord(&self, _claim: &Claim, _remembered: Duration) -> Result<bool, BackendError> {
+        unsupported("chords")
+    }
+
+    /// A chord that failed is never complete again; its parts stay until they expire.
+    async fn lose_chord(&self, _group: &str) -> Result<(), BackendError> {
+        unsupported("chords")
+    }
 }

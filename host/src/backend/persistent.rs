@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::sleep;
 
-use super::{BackendError, ResultBackend, StoredResult};
+use super::{Arrival, BackendError, Chords, Claim, Part, ResultBackend, StoredResult};
 
 /// How often and after which pauses a backend that does not answer is asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,29 +47,98 @@ impl Persistent {
     }
 }
 
-#[async_trait]
-impl ResultBackend for Persistent {
-    async fn store(&self, result: StoredResult) -> Result<(), BackendError> {
+impl Persistent {
+    /// Does it until it is done, or may not be tried again; `what` says what it is about.
+    async fn again<T, F: Future<Output = Result<T, BackendError>>>(
+        &self,
+        what: impl std::fmt::Display,
+        once: impl Fn() -> F,
+    ) -> Result<T, BackendError> {
         let mut attempt = 0;
         loop {
-            let error = match self.inner.store(result.clone()).await {
+            let error = match once().await {
                 Err(BackendError::Connection(error)) => error,
                 done => return done,
             };
             let Some(pause) = self.retries.pause(attempt) else {
                 return Err(BackendError::Connection(error));
             };
-            tracing::warn!(
-                "cannot store the result of task {}: {error}; trying again",
-                result.task_id
-            );
+            tracing::warn!("cannot store {what}: {error}; trying again");
             sleep(pause).await;
             attempt = attempt.saturating_add(1);
         }
     }
+}
+
+#[async_trait]
+impl ResultBackend for Persistent {
+    async fn store(&self, result: StoredResult) -> Result<(), BackendError> {
+        let what = format!("the result of task {}", result.task_id);
+        self.again(what, || self.inner.store(result.clone())).await
+    }
 
     async fn fetch(&self, task_id: &str) -> Result<Option<String>, BackendError> {
         self.inner.fetch(task_id).await
+    }
+
+    async fn forget(&self, task_id: &str) -> Result<(), BackendError> {
+        self.inner.forget(task_id).await
+    }
+
+    async fn cleanup(&self) -> Result<(), BackendError> {
+        self.inner.cleanup().await
+    }
+
+    async fn save_group(&self, group: &str, tuple: &str) -> Result<(), BackendError> {
+        let what = format!("the group {group}");
+        self.again(what, || self.inner.save_group(group, tuple)).await
+    }
+
+    async fn fetch_group(&self, group: &str) -> Result<Option<String>, BackendError> {
+        self.inner.fetch_group(group).await
+    }
+
+    fn chords(&self) -> Chords {
+        self.inner.chords()
+    }
+
+    async fn set_chord_size(&self, group: &str, size: u64) -> Result<(), BackendError> {
+        let what = format!("the size of chord {group}");
+        self.again(what, || self.inner.set_chord_size(group, size)).await
+    }
+
+    async fn grow_chord(&self, group: &str) -> Result<(), BackendError> {
+        self.inner.grow_chord(group).await
+    }
+
+    async fn add_part(
+        &self,
+        part: &Part,
+        token: &str,
+        claimed_for: Duration,
+    ) -> Result<Arrival, BackendError> {
+        let what = format!("the part of task {} in chord {}", part.task_id, part.group);
+        self.again(what, || self.inner.add_part(part, token, claimed_for))
+            .await
+    }
+
+    async fn parts(&self, group: &str) -> Result<Vec<String>, BackendError> {
+        self.inner.parts(group).await
+    }
+
+    async fn extend_claim(&self, claim: &Claim, by: Duration) -> Result<bool, BackendError> {
+        self.inner.extend_claim(claim, by).await
+    }
+
+    async fn finish_chord(&self, claim: &Claim, remembered: Duration) -> Result<bool, BackendError> {
+        let what = format!("the end of chord {}", claim.group);
+        self.again(what, || self.inner.finish_chord(claim, remembered))
+            .await
+    }
+
+    async fn lose_chord(&self, group: &str) -> Result<(), BackendError> {
+        let what = format!("the end of chord {group}");
+        self.again(what, || self.inner.lose_chord(group)).await
     }
 }
 

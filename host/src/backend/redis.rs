@@ -1,20 +1,25 @@
-//! Results in Redis (contract section 5.2).
+//! Results and chords in Redis (contract sections 4.6 and 5.2).
+
+mod chord;
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{RedisResult, Script, Value};
+use futures_util::future::join_all;
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Script, ScriptInvocation, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
+use super::chord::{Arrival, Chords, Claim, Part};
 use super::{BackendError, Documents, ResultBackend, StoredResult};
 use crate::outcome::State;
-use crate::redis_link::{Link, RESPONSE_TIMEOUT};
+use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_passing, is_refusal};
 use crate::redis_url::{Connecting, RedisUrl};
 
-static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("store.lua")));
+static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/store.lua")));
 
 /// At most so many results in one round trip.
 const BATCH: usize = 128;
@@ -35,6 +40,10 @@ pub struct Options {
     pub result_expires: Option<Duration>,
     /// How long a FAILURE is kept, when that differs; zero: for ever.
     pub result_failure_expires: Option<Duration>,
+    /// How long a chord is kept; `None`: as long as results; zero: for ever.
+    pub result_chord_expires: Option<Duration>,
+    /// Whether the parts of a chord are kept in the order of its header, or in the order they come.
+    pub result_chord_ordered: bool,
     /// In front of every key; `_` is added unless it ends in one of `:_-.`.
     pub global_keyprefix: String,
     /// How long to try while the server is away.
@@ -48,6 +57,8 @@ impl Default for Options {
         Self {
             result_expires: Some(Duration::from_secs(24 * 3600)),
             result_failure_expires: None,
+            result_chord_expires: None,
+            result_chord_ordered: true,
             global_keyprefix: String::new(),
             patience: Duration::from_secs(30),
             connecting: Connecting::default(),
@@ -62,9 +73,7 @@ impl Options {
             State::Failure => self.result_failure_expires.or(self.result_expires),
             _ => self.result_expires,
         };
-        expires.map_or(0, |time| {
-            time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
-        })
+        expires.map_or(0, seconds)
     }
 
     fn prefix(&self) -> String {
@@ -76,11 +85,17 @@ impl Options {
     }
 }
 
+/// Whole seconds, rounded up.
+fn seconds(time: Duration) -> u64 {
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
+}
+
 /// A Redis server as a result backend.
 pub struct RedisBackend {
     url: RedisUrl,
     options: Options,
     key_prefix: String,
+    group_prefix: String,
     documents: Documents,
     jobs: OnceLock<mpsc::Sender<Job>>,
 }
@@ -92,6 +107,7 @@ impl RedisBackend {
         let url = url.map_err(|error| BackendError::Config(error.to_string()))?;
         Ok(Self {
             key_prefix: format!("{}celery-task-meta-", options.prefix()),
+            group_prefix: format!("{}celery-taskset-meta-", options.prefix()),
             url,
             options,
             documents: Documents::default(),
@@ -105,7 +121,7 @@ impl RedisBackend {
         Self { documents, ..self }
     }
 
-    async fn ask(&self, key: String, ask: Ask) -> Answer {
+    async fn ask(&self, ask: Ask) -> Answer {
         let jobs = self.jobs.get_or_init(|| {
             let (sender, jobs) = mpsc::channel(1024);
             let link = Link::new(self.url.clone(), RESPONSE_TIMEOUT);
@@ -114,7 +130,6 @@ impl RedisBackend {
         });
         let (answer, answered) = oneshot::channel();
         let job = Job {
-            key,
             ask,
             deadline: Instant::now() + self.options.patience,
             answer,
@@ -137,25 +152,71 @@ impl ResultBackend for RedisBackend {
             )));
         }
         let store = Ask::Store {
+            key: format!("{}{}", self.key_prefix, result.task_id),
             expires: self.options.expiry(&result.state),
             document,
             is_success: result.state == State::Success,
         };
-        let key = format!("{}{}", self.key_prefix, result.task_id);
-        self.ask(key, store).await.map(|_| ())
+        self.ask(store).await.map(|_| ())
     }
 
     async fn fetch(&self, task_id: &str) -> Result<Option<String>, BackendError> {
-        let stored = self
-            .ask(format!("{}{task_id}", self.key_prefix), Ask::Fetch)
-            .await?;
-        stored.map(|stored| self.documents.read(&stored)).transpose()
+        self.read(format!("{}{task_id}", self.key_prefix)).await
+    }
+
+    async fn forget(&self, task_id: &str) -> Result<(), BackendError> {
+        let key = format!("{}{task_id}", self.key_prefix);
+        self.run("DEL", [key]).await.map(|_| ())
+    }
+
+    async fn save_group(&self, group: &str, tuple: &str) -> Result<(), BackendError> {
+        self.keep_group(group, tuple).await
+    }
+
+    async fn fetch_group(&self, group: &str) -> Result<Option<String>, BackendError> {
+        self.read(self.group_key(group, "")).await
+    }
+
+    fn chords(&self) -> Chords {
+        Chords::Native
+    }
+
+    async fn set_chord_size(&self, group: &str, size: u64) -> Result<(), BackendError> {
+        self.begin(group, size).await
+    }
+
+    async fn grow_chord(&self, group: &str) -> Result<(), BackendError> {
+        self.grow(group).await
+    }
+
+    async fn add_part(
+        &self,
+        part: &Part,
+        token: &str,
+        claimed_for: Duration,
+    ) -> Result<Arrival, BackendError> {
+        self.count(part, token, claimed_for).await
+    }
+
+    async fn parts(&self, group: &str) -> Result<Vec<String>, BackendError> {
+        self.counted(group).await
+    }
+
+    async fn extend_claim(&self, claim: &Claim, by: Duration) -> Result<bool, BackendError> {
+        self.extend(claim, by).await
+    }
+
+    async fn finish_chord(&self, claim: &Claim, remembered: Duration) -> Result<bool, BackendError> {
+        self.finish(claim, remembered).await
+    }
+
+    async fn lose_chord(&self, group: &str) -> Result<(), BackendError> {
+        self.run("DEL", [self.group_key(group, ".s")]).await.map(|_| ())
     }
 }
 
-/// One result to store or to read, and who waits for it.
+/// One thing to do, and who waits for it.
 struct Job {
-    key: String,
     ask: Ask,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
@@ -163,14 +224,20 @@ struct Job {
 
 enum Ask {
     Store {
+        key: String,
         document: Vec<u8>,
         is_success: bool,
         expires: u64,
     },
-    Fetch,
+    Fetch(String),
+    Command(redis::Cmd),
+    Script {
+        script: ScriptInvocation<'static>,
+        bytes: usize,
+    },
 }
 
-type Answer = Result<Option<Vec<u8>>, BackendError>;
+type Answer = Result<Value, BackendError>;
 
 /// Does jobs until nobody has any, those of many callers in one round trip.
 async fn run(mut jobs: mpsc::Receiver<Job>, mut link: Link, documents: Documents) {
@@ -227,7 +294,8 @@ impl Job {
     fn bytes(&self) -> usize {
         match &self.ask {
             Ask::Store { document, .. } => document.len(),
-            Ask::Fetch => 0,
+            Ask::Script { bytes, .. } => *bytes,
+            Ask::Command(_) | Ask::Fetch(_) => 0,
         }
     }
 }
@@ -235,69 +303,111 @@ impl Job {
 /// One attempt; an answer for each job, in order. Doing a job twice is harmless.
 async fn attempt(link: &mut Link, batch: &[Job], documents: &Documents) -> RedisResult<Vec<Answer>> {
     let connection = link.up().await?;
-    let mut done = succeeded(connection, batch, documents).await?;
-    // Whether each job has nothing to write, because a SUCCESS is there or came before it.
-    let skipped: Vec<bool> = batch
-        .iter()
-        .map(|job| match &job.ask {
-            Ask::Store { .. } if done.contains(job.key.as_str()) => true,
-            Ask::Store { is_success: true, .. } if !documents.are_plain() => {
-                done.insert(&job.key);
-                false
+    let done = succeeded(connection, batch, documents).await?;
+    let (stored, fetched, others) = tokio::join!(
+        store(connection.clone(), batch, documents, done),
+        fetch(connection.clone(), batch),
+        join_all(batch.iter().map(|job| other(connection.clone(), &job.ask))),
+    );
+    let (mut stored, mut fetched) = (stored?.into_iter(), fetched?.into_iter());
+    let answers = batch.iter().zip(others).map(|(job, other)| match job.ask {
+        Ask::Store { .. } => Ok(stored.next().unwrap_or(Ok(Value::Nil))),
+        Ask::Fetch(_) => Ok(Ok(fetched.next().unwrap_or(Value::Nil))),
+        Ask::Command(_) | Ask::Script { .. } => match other {
+            // What the server says about this one thing; trying again would not change it.
+            Err(error) if is_lasting(&error) => Ok(Err(BackendError::Unsupported(error.to_string()))),
+            other => other.map(Ok),
+        },
+    });
+    answers.collect()
+}
+
+/// Stores what there is to store in one step, except where a SUCCESS is `done`, or came earlier in the batch.
+async fn store<'a>(
+    mut connection: MultiplexedConnection,
+    batch: &'a [Job],
+    documents: &Documents,
+    mut done: HashSet<&'a str>,
+) -> RedisResult<Vec<Answer>> {
+    let mut script = STORE.prepare_invoke();
+    let mut skipped = Vec::new();
+    for job in batch {
+        let Ask::Store {
+            key,
+            document,
+            is_success,
+            expires,
+        } = &job.ask
+        else {
+            continue;
+        };
+        let skip = done.contains(key.as_str());
+        if !skip {
+            script.key(key).arg(document.as_slice()).arg(*expires);
+            if *is_success && !documents.are_plain() {
+                done.insert(key);
             }
-            _ => false,
-        })
-        .collect();
-    let (mut script, mut keys) = (STORE.prepare_invoke(), Vec::new());
-    let mut stores = false;
-    for (job, skipped) in batch.iter().zip(&skipped) {
-        match &job.ask {
-            Ask::Store { .. } if *skipped => {}
-            Ask::Store {
-                document, expires, ..
-            } => {
-                script.key(&job.key).arg(document.as_slice()).arg(*expires);
-                stores = true;
-            }
-            Ask::Fetch => keys.push(&job.key),
         }
+        skipped.push(skip);
     }
-    let stored: Vec<Value> = match stores {
-        true => script.invoke_async(connection).await?,
+    let stored: Vec<Value> = match skipped.contains(&false) {
+        true => script.invoke_async(&mut connection).await?,
         false => Vec::new(),
     };
-    let fetched: Vec<Option<Vec<u8>>> = match keys.is_empty() {
-        true => Vec::new(),
-        false => redis::cmd("MGET").arg(&keys).query_async(connection).await?,
-    };
-    let (mut stored, mut fetched) = (stored.into_iter(), fetched.into_iter());
-    let answer = |(job, skipped): (&Job, &bool)| match job.ask {
-        Ask::Store { .. } if *skipped => Ok(None),
-        Ask::Store { .. } => match stored.next() {
-            Some(Value::Int(_)) => Ok(None),
+    let mut stored = stored.into_iter();
+    let answer = |skipped| match skipped {
+        true => Ok(Value::Nil),
+        false => match stored.next() {
+            Some(Value::Int(_)) => Ok(Value::Nil),
             Some(Value::BulkString(text)) => Err(BackendError::Connection(
                 String::from_utf8_lossy(&text).into_owned(),
             )),
             other => Err(BackendError::Connection(format!("unexpected answer {other:?}"))),
         },
-        Ask::Fetch => Ok(fetched.next().flatten()),
     };
-    Ok(batch.iter().zip(&skipped).map(answer).collect())
+    Ok(skipped.into_iter().map(answer).collect())
+}
+
+/// What is stored under the keys that are asked for.
+async fn fetch(mut connection: MultiplexedConnection, batch: &[Job]) -> RedisResult<Vec<Value>> {
+    let keys = batch.iter().filter_map(|job| match &job.ask {
+        Ask::Fetch(key) => Some(key),
+        _ => None,
+    });
+    let keys: Vec<&String> = keys.collect();
+    match keys.is_empty() {
+        true => Ok(Vec::new()),
+        false => redis::cmd("MGET").arg(&keys).query_async(&mut connection).await,
+    }
+}
+
+/// Commands and scripts, each for itself; those of one batch travel together.
+async fn other(mut connection: MultiplexedConnection, ask: &Ask) -> RedisResult<Value> {
+    match ask {
+        Ask::Command(command) => command.query_async(&mut connection).await,
+        Ask::Script { script, .. } => script.invoke_async(&mut connection).await,
+        Ask::Store { .. } | Ask::Fetch(_) => Ok(Value::Nil),
+    }
+}
+
+/// Whether the server refuses this very thing: a key that holds something else, a script that fails.
+fn is_lasting(error: &redis::RedisError) -> bool {
+    use redis::ErrorKind::{Extension, Server};
+    matches!(error.kind(), Server(_) | Extension) && !is_passing(error) && !is_refusal(error)
 }
 
 /// The keys where a SUCCESS is stored, in a form that the script cannot read; like Celery, this reads before it
 /// writes, and a SUCCESS that another worker stores in between is written over.
 async fn succeeded<'a>(
-    connection: &mut redis::aio::MultiplexedConnection,
+    connection: &mut MultiplexedConnection,
     batch: &'a [Job],
     documents: &Documents,
 ) -> RedisResult<HashSet<&'a str>> {
-    let is_store = |job: &&Job| matches!(job.ask, Ask::Store { .. });
-    let keys: Vec<&str> = batch
-        .iter()
-        .filter(is_store)
-        .map(|job| job.key.as_str())
-        .collect();
+    let stores = batch.iter().filter_map(|job| match &job.ask {
+        Ask::Store { key, .. } => Some(key.as_str()),
+        _ => None,
+    });
+    let keys: Vec<&str> = stores.collect();
     if documents.are_plain() || keys.is_empty() {
         return Ok(HashSet::new());
     }

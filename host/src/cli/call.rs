@@ -98,8 +98,8 @@ impl Call {
             compression: self.compression.clone(),
             ..Sending::default()
         };
-        let mut queues = settings.queues()?;
-        let destination = settings.router()?.destination(&mut queues, &self.name, asked);
+        let queues = settings.queues()?;
+        let destination = settings.router()?.destination(&queues, &self.name, asked);
         let destination = destination.map_err(anyhow::Error::msg)?;
         let id = Uuid::new_v4().to_string();
         let mut message = self.message(&id, Timestamp::now())?;

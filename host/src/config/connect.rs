@@ -54,14 +54,18 @@ impl Folders {
 /// `result_backend_transport_options`.
 const RESULT_TRANSPORT: Names = Names {
     setting: "result_backend_transport_options",
-    works: &["global_keyprefix", "master_name", "sentinel_kwargs"],
+    works: &[
+        "global_keyprefix",
+        "master_name",
+        "result_chord_ordered",
+        "sentinel_kwargs",
+    ],
     ignored: &[
         (
             "retry_policy",
             "results are tried again for as long as result_backend_always_retry and its relatives say",
         ),
         ("visibility_timeout", "results have none"),
-        ("result_chord_ordered", "chords come in a later version"),
         ("socket_timeout", "redis_socket_timeout says it"),
         ("socket_connect_timeout", "redis_socket_connect_timeout says it"),
         ("socket_keepalive", "redis_socket_keepalive says it"),
@@ -76,6 +80,7 @@ const RESULT_TRANSPORT: Names = Names {
 #[serde(default)]
 struct ResultTransport {
     global_keyprefix: String,
+    result_chord_ordered: Option<bool>,
     master_name: Option<String>,
     sentinel_kwargs: Option<toml::Table>,
 }
@@ -197,7 +202,9 @@ pub fn backend(
             return Ok(None);
         }
         let folders = embedded(settings).map_err(BackendError::Config)?;
-        let backend = FilesystemBackend::new(&folders.results)?.documents(documents);
+        let backend = FilesystemBackend::new(&folders.results)?
+            .documents(documents)
+            .expires(settings.result_expires());
         return Ok(Some(persistent(settings, Arc::new(backend))));
     };
     match scheme(url) {
@@ -209,6 +216,8 @@ pub fn backend(
             let options = redis_backend::Options {
                 result_expires: settings.result_expires(),
                 result_failure_expires: seconds(settings.result_failure_expires),
+                result_chord_expires: settings.result_chord_expires(),
+                result_chord_ordered: transport.result_chord_ordered.unwrap_or(true),
                 global_keyprefix,
                 connecting: redis_connecting(settings, transport)?,
                 ..redis_backend::Options::default()
@@ -234,7 +243,9 @@ pub fn backend(
                     "result_backend: {url:?} names no folder; write file:///folder"
                 ))
             })?;
-            let backend = FilesystemBackend::new(&path)?.documents(documents);
+            let backend = FilesystemBackend::new(&path)?
+                .documents(documents)
+                .expires(settings.result_expires());
             Ok(Some(persistent(settings, Arc::new(backend))))
         }
         "disabled" => Ok(None),

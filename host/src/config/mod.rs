@@ -2,6 +2,7 @@
 //!
 //! Precedence: command line, environment, file, default. Unknown keys are errors.
 
+mod canvas;
 pub mod connect;
 pub mod content;
 pub mod elsewhere;
@@ -104,6 +105,17 @@ impl Settings {
             self.result_expires.is_finite() && self.result_expires >= 0.0,
             "result_expires: expected a number of seconds, 0 to keep results for ever".into(),
         );
+        for (name, seconds) in [
+            (
+                "result_chord_expires",
+                self.result_chord_expires.unwrap_or_default(),
+            ),
+            ("result_chord_join_timeout", self.result_chord_join_timeout),
+            ("result_chord_retry_interval", self.result_chord_retry_interval),
+        ] {
+            let fine = seconds.is_finite() && seconds >= 0.0;
+            check(fine, format!("{name}: expected a number of seconds"));
+        }
         check(
             self.worker_concurrency != Some(0),
             "worker_concurrency: expected at least 1".into(),
@@ -162,6 +174,12 @@ impl Settings {
     /// How long results are kept.
     pub fn result_expires(&self) -> Option<Duration> {
         crate::policy::admit::seconds(Some(self.result_expires))
+    }
+
+    /// How long chords are kept, when that differs from results; zero: for ever.
+    pub fn result_chord_expires(&self) -> Option<Duration> {
+        let seconds = self.result_chord_expires?;
+        Some(crate::policy::admit::seconds(Some(seconds)).unwrap_or_default())
     }
 
     /// How many tasks may run at the same time.

@@ -74,6 +74,10 @@ settings! {
     task_compression: Option<String> = None;
     /// Priority of the messages that `celerybox call` sends without one.
     task_default_priority: Option<u8> = None;
+    /// What a task sends has the priority of its own message, unless it says another.
+    task_inherit_parent_priority: bool = false;
+    /// The errbacks of a chord's body are also those of its header's tasks.
+    task_allow_error_cb_on_chord_header: bool = false;
     /// Private key that signs what this worker sends with the serializer `auth`: a PEM file.
     security_key: Option<PathBuf> = None;
     /// Password of `security_key`.
@@ -217,6 +221,12 @@ settings! {
     result_expires: f64 = 86400.0;
     /// Seconds that failures are kept, when that differs.
     result_failure_expires: Option<f64> = None;
+    /// Seconds that chords are kept, when that differs; 0 keeps them for ever.
+    result_chord_expires: Option<f64> = None;
+    /// Seconds that reading the results of a chord with nested groups may take, and that of `celery.chord_unlock`.
+    result_chord_join_timeout: f64 = 3.0;
+    /// Seconds after which `celery.chord_unlock` looks again.
+    result_chord_retry_interval: f64 = 1.0;
     /// Store name, arguments, worker, retries and queue with each result.
     result_extended: bool = false;
     /// RPC results survive a restart of the broker.

@@ -104,12 +104,7 @@ impl Router {
     }
 
     /// Where a task with these options goes. An option of the caller wins over one of the route.
-    pub fn destination(
-        &self,
-        queues: &mut Queues,
-        task: &str,
-        asked: Sending,
-    ) -> Result<Destination, String> {
+    pub fn destination(&self, queues: &Queues, task: &str, asked: Sending) -> Result<Destination, String> {
         let routed = self.maps.iter().find_map(|map| map.find(task));
         let sending = asked.or(routed.cloned().unwrap_or_default());
         let queue = match (&sending.queue, &sending.exchange) {
@@ -286,8 +281,8 @@ mod tests {
     }
 
     fn queue_of(router: &Router, task: &str) -> String {
-        let mut queues = Queues::new(Rules::default(), Vec::new());
-        let destination = router.destination(&mut queues, task, Sending::default()).unwrap();
+        let queues = Queues::new(Rules::default(), Vec::new());
+        let destination = router.destination(&queues, task, Sending::default()).unwrap();
         destination.route.routing_key
     }
 
@@ -340,8 +335,8 @@ mod tests {
             router(r#"task_routes = { t = { queue = "topics", priority = 3, routing_key = "a.b" } }"#);
         let topics = Queue::bound("topics", Exchange::new("media", ExchangeKind::Topic), "a.#");
         let send = |task: &str, asked: Sending| {
-            let mut queues = Queues::new(Rules::default(), vec![topics.clone(), Queue::named("celery")]);
-            let sent = router.destination(&mut queues, task, asked).unwrap();
+            let queues = Queues::new(Rules::default(), vec![topics.clone(), Queue::named("celery")]);
+            let sent = router.destination(&queues, task, asked).unwrap();
             (sent.route.exchange, sent.route.routing_key, sent.priority)
         };
         let routed = |exchange: &str, key: &str, priority| (exchange.to_owned(), key.to_owned(), priority);

@@ -114,7 +114,7 @@ impl Queues {
     }
 
     /// A queue by its name or alias; one that is missing is made, unless the settings forbid it.
-    pub fn get(&mut self, name: &str) -> Result<Queue, UnknownQueue> {
+    pub fn get(&self, name: &str) -> Result<Queue, UnknownQueue> {
         if let Some(queue) = self.find(name) {
             return Ok(queue.clone());
         }
@@ -128,13 +128,13 @@ impl Queues {
         let kind = self.rules.missing_exchange_type.unwrap_or_default();
         let mut queue = Queue::bound(name, Exchange::new(name, kind), name);
         make_quorum(&mut queue, self.rules.missing_quorum);
-        Ok(self.add(queue))
+        Ok(self.complete(queue))
     }
 
     /// The queues a worker consumes: those of `-Q`, else all that are known, without those of `-X`; the worker's own
     /// with `worker_direct`, whose node name is given then. All unknown names are reported at once.
     pub fn select(
-        &mut self,
+        &self,
         wanted: &[String],
         unwanted: &[String],
         direct_to: Option<&str>,
@@ -163,7 +163,7 @@ impl Queues {
             !unwanted.iter().any(named)
         });
         if let Some(hostname) = direct_to {
-            selected.push(self.add(Queue::direct_to(hostname)));
+            selected.push(self.complete(Queue::direct_to(hostname)));
         }
         if wrong.is_empty() && selected.is_empty() {
             wrong.push("no queue is left to consume from: -X excludes all of them".into());
@@ -184,8 +184,15 @@ impl Queues {
             .or_else(|| known.clone().find(|queue| queue.name == name))
     }
 
-    /// Fills in what the settings say for all, and keeps the queue.
-    fn add(&mut self, mut queue: Queue) -> Queue {
+    /// Keeps a queue.
+    fn add(&mut self, queue: Queue) {
+        let queue = self.complete(queue);
+        self.known.retain(|known| known.name != queue.name);
+        self.known.push(queue);
+    }
+
+    /// Fills in what the settings say for all.
+    fn complete(&self, mut queue: Queue) -> Queue {
         if queue.exchange.name.is_empty() {
             queue.exchange = self.default_exchange();
         }
@@ -198,8 +205,6 @@ impl Queues {
                 .entry("x-max-priority")
                 .or_insert_with(|| Value::from(most));
         }
-        self.known.retain(|known| known.name != queue.name);
-        self.known.push(queue.clone());
         queue
     }
 }
@@ -250,7 +255,7 @@ mod tests {
             create_missing: false,
             ..Rules::default()
         };
-        let mut queues = Queues::new(rules, vec![Queue::named("emails")]);
+        let queues = Queues::new(rules, vec![Queue::named("emails")]);
         let wrong = queues
             .select(&list(&["email", "zzz", "emails"]), &[], None)
             .unwrap_err();

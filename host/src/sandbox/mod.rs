@@ -228,6 +228,11 @@ impl Component {
         &self.definitions
     }
 
+    /// The limits of its runs.
+    pub fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.sandbox.limits)
+    }
+
     /// What it is granted.
     pub fn grants(&self) -> &Grants {
         &self.granted.grants

@@ -1,6 +1,7 @@
 //! Redis as broker and as result backend.
 
 mod backend;
+mod chords;
 mod claims;
 mod conformance;
 mod connection;

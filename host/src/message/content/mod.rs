@@ -317,6 +317,17 @@ impl Writer {
     }
 }
 
+/// JSON as a value, Python's included: what no value holds (integers beyond 64 bits, NaN, lone surrogates) in its typed
+/// form. `None` for what is no JSON, or nested deeper than 128 levels.
+pub fn value(text: &str) -> Option<Value> {
+    json::value(text)
+}
+
+/// JSON with such typed forms as Python writes it: the way back of [`value()`].
+pub fn python(text: &str) -> Cow<'_, str> {
+    json::python(text)
+}
+
 /// Reads a stored result in whatever form it is: the form is not stored with it (contract section 5.2). `trust` is
 /// asked about signed ones.
 pub fn read_result(
@@ -336,18 +347,19 @@ pub fn read_result(
         }
         None => stored,
     };
-    // A document is a map: JSON starts with a brace, a pickle with its protocol, msgpack with the map's size.
+    // A document is a map, a part of a chord a list of four: JSON starts with a bracket, a pickle with its protocol,
+    // msgpack with the size.
     let (serializer, signed);
     let body = match body {
         [0x80, 2..=5, ..] => {
             serializer = Serializer::Pickle;
             body
         }
-        [0x81..=0x8f | 0xde | 0xdf, ..] => {
+        [0x81..=0x8f | 0x94 | 0xde | 0xdf, ..] => {
             serializer = Serializer::Msgpack;
             body
         }
-        _ if body.trim_ascii_start().starts_with(b"{") && strict_or_pythons(body) => {
+        _ if matches!(body.trim_ascii_start().first(), Some(b'{' | b'[')) && strict_or_pythons(body) => {
             serializer = Serializer::Json;
             body
         }
