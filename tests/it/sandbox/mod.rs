@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use celerybox::message::{Message, Properties, Request, Route, request};
 use celerybox::outcome::{Failure, Outcome};
-use celerybox::sandbox::{Call, Component, Limits, LoadError, Occupancy, Run, Sandbox, StateSink};
+use celerybox::sandbox::{
+    Call, Component, ErrandError, Limits, LoadError, Occupancy, Run, Sandbox, StateSink,
+};
 use celerybox_tests::guests;
 use component::Guest;
 use serde_json::Value;
@@ -212,7 +214,7 @@ impl Lab {
             ignore_result: false,
             nameable: Arc::default(),
             updates,
-            errands: Arc::new(|errand| panic!("{errand:?} was not expected")),
+            errands: Arc::new(|_| Box::pin(async { Err(ErrandError::Denied("nothing is granted".into())) })),
         }
     }
 
