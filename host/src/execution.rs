@@ -19,7 +19,7 @@ use crate::outcome::{Failure, Outcome, Revocation};
 use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
-use crate::sandbox::registry::Registry;
+use crate::sandbox::registry::{Code, Registry};
 use crate::sandbox::{Call, Component, Run};
 use crate::settle::{self, Effect};
 use crate::shutdown::{Shutdown, Stage};
@@ -28,6 +28,7 @@ use crate::task::Definition;
 mod acked;
 pub mod active;
 mod again;
+mod builtin;
 pub mod errands;
 pub mod known;
 mod options;
@@ -76,11 +77,11 @@ pub struct Execution {
     pub(crate) drained: watch::Sender<bool>,
 }
 
-/// A request that a component of this worker can run.
+/// A request that this worker can run.
 struct Task {
     request: Arc<Request>,
     definition: Arc<Definition>,
-    component: Arc<Component>,
+    code: Code,
     plan: Plan,
     here: Here,
     /// What its run sends.
@@ -184,7 +185,7 @@ impl Execution {
             Ok(recognized) => recognized,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
-        let Some((component, definition)) = self.registry.get(&recognized.identity.task) else {
+        let Some((code, definition)) = self.registry.find(&recognized.identity.task) else {
             return self
                 .refuse_unregistered(&recognized.identity, &recognized.message, receipt)
                 .await;
@@ -199,7 +200,7 @@ impl Execution {
             here: self.active.enter(&request),
             request: Arc::new(request),
             definition,
-            component,
+            code,
             ledger: Arc::default(),
         };
         Some((task, receipt))
@@ -323,7 +324,14 @@ impl Execution {
                 *receipt = None;
                 Err(Outcome::Cancelled)
             }
-            run = task.component.run(self.call(task, acked)) => Ok(run),
+            run = self.execute(task, acked) => Ok(run),
+        }
+    }
+
+    async fn execute(&self, task: &Task, acked: &Acked) -> Run {
+        match &task.code {
+            Code::Component(component) => component.run(self.call(task, component, acked)).await,
+            Code::Builtin(builtin) => self.run_builtin(task, *builtin, acked).await,
         }
     }
 
@@ -362,7 +370,7 @@ impl Execution {
         }
     }
 
-    fn call(&self, task: &Task, acked: &Acked) -> Call {
+    fn call(&self, task: &Task, component: &Component, acked: &Acked) -> Call {
         Call {
             request: Arc::clone(&task.request),
             definition: Arc::clone(&task.definition),
@@ -372,7 +380,7 @@ impl Execution {
             ignore_result: task.plan.ignore_result,
             nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request, acked),
-            errands: self.errands(task, acked),
+            errands: self.errands(task, component, acked),
         }
     }
 

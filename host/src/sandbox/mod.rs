@@ -229,8 +229,8 @@ impl Component {
     }
 
     /// The limits of its runs.
-    pub fn limits(&self) -> Arc<Limits> {
-        Arc::clone(&self.sandbox.limits)
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.sandbox.limits
     }
 
     /// What it is granted.

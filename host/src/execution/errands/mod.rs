@@ -29,7 +29,7 @@ use crate::message::{JsonMap, Request, content};
 use crate::outcome::{State, StoredResult};
 use crate::policy::grants::Grants;
 use crate::policy::publish::RetryPolicy;
-use crate::sandbox::{Answer, Errand, ErrandError, Errands, Limits};
+use crate::sandbox::{Answer, Component, Errand, ErrandError, Errands, Limits};
 
 /// The longest id, bytes.
 const LONGEST_ID: usize = 255;
@@ -316,11 +316,11 @@ fn stored(
 impl Execution {
     /// What `publisher` and `results` do for this task. Nothing leaves before the task's message is acknowledged, where
     /// that comes first.
-    pub(super) fn errands(&self, task: &Task, acked: &Acked) -> Errands {
+    pub(super) fn errands(&self, task: &Task, component: &Component, acked: &Acked) -> Errands {
         let desk = Arc::new(Desk {
             request: Arc::clone(&task.request),
-            grants: task.component.grants().clone(),
-            limits: task.component.limits(),
+            grants: component.grants().clone(),
+            limits: Arc::clone(component.limits()),
             canvas: Arc::clone(&self.canvas),
             ledger: Arc::clone(&task.ledger),
         });
