@@ -1,6 +1,6 @@
 //! The way of a message: understand, admit, run, settle, apply. Start reading at [`handle`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::backend::ResultBackend;
 use crate::broker::{self, Broker, BrokerError, Delivery, Receipt};
+use crate::canvas;
 use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
 use crate::message::{Message, Request, Unusable};
@@ -19,7 +20,7 @@ use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
 use crate::sandbox::registry::{Code, Registry};
-use crate::sandbox::{Call, Run};
+use crate::sandbox::{Call, Component, Run};
 use crate::settle::{self, Effect};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
@@ -28,6 +29,7 @@ mod acked;
 pub mod active;
 mod again;
 mod builtin;
+pub mod errands;
 pub mod known;
 mod options;
 mod prefetch;
@@ -41,6 +43,7 @@ pub use prefetch::Prefetch;
 
 use acked::Acked;
 use active::{Active, Here, Progress};
+use errands::Ledger;
 use known::Known;
 use prefetch::Counted;
 use rates::Rates;
@@ -64,6 +67,8 @@ pub struct Execution {
     pub rates: Rates,
     /// What is revoked, and what was done before.
     pub known: Known,
+    /// What holds for everything that is sent.
+    pub canvas: Arc<canvas::Defaults>,
     /// The tasks that are here.
     pub active: Arc<Active>,
     /// Whether the worker is stopping.
@@ -79,6 +84,8 @@ struct Task {
     code: Code,
     plan: Plan,
     here: Here,
+    /// What its run sends.
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 /// Leave to run one task now. Only [`Execution::admit`] makes one, and it holds a slot.
@@ -136,8 +143,15 @@ impl Execution {
             (definition.name.clone(), own.unwrap_or(options.rate_limit))
         });
         let rates = Rates::new(limits.filter(|_| !options.disable_rate_limits));
+        let definitions = registry.definitions();
+        let definitions = definitions.map(|definition| (definition.name.clone(), Arc::clone(definition)));
+        let canvas = canvas::Defaults {
+            definitions: Arc::new(definitions.collect()),
+            ..options.canvas.clone()
+        };
         Self {
             rates,
+            canvas: Arc::new(canvas),
             slots: Slots::new(options.concurrency, options.autoscale),
             prefetch: Prefetch::new(Arc::clone(&broker), &options),
             known: Known::new(&options),
@@ -187,6 +201,7 @@ impl Execution {
             request: Arc::new(request),
             definition,
             code,
+            ledger: Arc::default(),
         };
         Some((task, receipt))
     }
@@ -315,7 +330,7 @@ impl Execution {
 
     async fn execute(&self, task: &Task, acked: &Acked) -> Run {
         match &task.code {
-            Code::Component(component) => component.run(self.call(task, acked)).await,
+            Code::Component(component) => component.run(self.call(task, component, acked)).await,
             Code::Builtin(builtin) => self.run_builtin(task, *builtin, acked).await,
         }
     }
@@ -355,7 +370,7 @@ impl Execution {
         }
     }
 
-    fn call(&self, task: &Task, acked: &Acked) -> Call {
+    fn call(&self, task: &Task, component: &Component, acked: &Acked) -> Call {
         Call {
             request: Arc::clone(&task.request),
             definition: Arc::clone(&task.definition),
@@ -365,6 +380,7 @@ impl Execution {
             ignore_result: task.plan.ignore_result,
             nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request, acked),
+            errands: self.errands(task, component, acked),
         }
     }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::message::content::Writer;
 use crate::message::{JsonMap, Outgoing};
-use crate::queue::{Queue, Queues, Router};
+use crate::queue::{Queue, Queues, Router, Rules};
 use crate::task::Definition;
 use results::Results;
 
@@ -86,6 +86,24 @@ pub struct Defaults {
     pub origin: String,
     /// The options of the tasks of this worker, built-in ones included, by name.
     pub definitions: Arc<BTreeMap<String, Arc<Definition>>>,
+}
+
+/// Celery's, without tasks, and without a result backend.
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            router: Arc::default(),
+            queues: Queues::new(Rules::default(), Vec::new()),
+            writer: Writer::default(),
+            priority: None,
+            ignore_result: false,
+            inherit_parent_priority: false,
+            errbacks_on_headers: false,
+            chords: Chords::Refused,
+            origin: String::new(),
+            definitions: Arc::default(),
+        }
+    }
 }
 
 /// The task that sends.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Settings, SettingsError};
+use crate::backend::ResultBackend;
 use crate::execution::{Bounds, Options};
 use crate::outcome::Nameable;
 use crate::policy::admit;
@@ -13,9 +14,15 @@ use crate::policy::autoscale::{self, Autoscale};
 use crate::policy::rate::Rate;
 
 impl Settings {
-    /// How tasks are executed by the worker of this node name; `autoscale` is `--autoscale`. Reads the environment for
+    /// How tasks are executed by the worker of this node name; `autoscale` is `--autoscale`;
+    /// `backend` says how chords are kept. Reads the environment for
     /// what Celery has no setting for (contract section 8.4).
-    pub fn execution(&self, hostname: &str, autoscale: Option<&str>) -> Result<Options, SettingsError> {
+    pub fn execution(
+        &self,
+        hostname: &str,
+        autoscale: Option<&str>,
+        backend: Option<&Arc<dyn ResultBackend>>,
+    ) -> Result<Options, SettingsError> {
         let wrong = |what: String| SettingsError::Invalid(vec![what]);
         let celery = Options::default();
         let keepalive = variable("AUTOSCALE_KEEPALIVE")?.unwrap_or(autoscale::KEEPALIVE.as_secs_f64());
@@ -31,6 +38,7 @@ impl Settings {
             hostname: hostname.into(),
             defaults: self.task_defaults()?,
             publish_retry: self.publish_retry(),
+            canvas: self.canvas(hostname, backend)?,
             result_extended: self.result_extended,
             nameable: Arc::new(Nameable::with(self.allowed_exceptions.clone())),
             concurrency: self.concurrency(),
@@ -122,12 +130,12 @@ mod tests {
         )
         .unwrap();
         settings.validate().unwrap();
-        let options = settings.execution("w1@h", Some("9,2")).unwrap();
+        let options = settings.execution("w1@h", Some("9,2"), None).unwrap();
         assert_eq!((options.concurrency, options.autoscale.unwrap().max), (3, 9));
         assert_eq!(options.rate_limit, Rate::parse("5/s").unwrap());
         assert_eq!(settings.soft_shutdown(), Some(Duration::from_millis(2500)));
         assert_eq!((options.revokes.most, options.successful.most), (50_000, 1000));
-        assert!(settings.execution("w1@h", Some("many")).is_err());
+        assert!(settings.execution("w1@h", Some("many"), None).is_err());
     }
 
     #[test]
