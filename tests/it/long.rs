@@ -252,6 +252,13 @@ fn long(mut place: Place) {
     for (id, lives) in &twice {
         eprintln!("twice: {id} {lives:?}");
     }
+    for sent in late.iter().chain(&lost) {
+        for life in fleet.iter().flat_map(|member| &member.lives) {
+            let lines = life.worker.lines();
+            let about: Vec<&String> = lines.iter().filter(|line| line.contains(&sent.id)).collect();
+            eprintln!("lost: {} (a worker, killed: {}): {about:?}", sent.id, life.killed);
+        }
+    }
     assert!(late.is_empty(), "late-acked tasks are lost: {late:?}");
     assert!(twice.is_empty(), "early-acked tasks ended twice: {twice:?}");
     // Each kill of a Python worker may cost what it had popped from Redis and not recorded.

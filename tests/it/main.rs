@@ -8,6 +8,7 @@ mod cli;
 mod compliance;
 mod conformance;
 mod content;
+mod control;
 mod execution;
 mod filesystem;
 mod fleet;

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::message::JsonMap;
 
 pub use glob::glob;
+pub(crate) use glob::glob as fnmatch;
 pub use read::{exchange_type, queues};
 pub use router::{Destination, Router, Sending};
 pub use table::{Queues, Rules};
