@@ -3,6 +3,11 @@
 //! Pure: a signature and a [`Context`] go in, [`Step`]s come out; `execution` carries them out. The rules are those of
 //! `celery/canvas.py`, whose clients and workers have to be able to go on from any point with what is written here.
 
+mod chain;
+mod chord;
+mod freeze;
+mod group;
+mod link;
 mod message;
 mod results;
 mod signature;
@@ -208,9 +213,10 @@ impl<'a, 'b> Work<'a, 'b> {
     ) -> Result<Option<results::Node>, CanvasError> {
         match signature.kind {
             Kind::Task | Kind::Map => self.task(signature, partial).map(Some),
-            Kind::Chain(_) | Kind::Group(_) | Kind::Chord { .. } | Kind::Chunks => Err(CanvasError::Invalid(
-                format!("{} cannot be applied yet", signature.task),
-            )),
+            Kind::Chain(_) => self.chain(signature, partial),
+            Kind::Group(_) => self.group(signature, partial).map(Some),
+            Kind::Chord { .. } => self.chord(signature, partial).map(Some),
+            Kind::Chunks => self.chunks(&signature, partial).map(Some),
         }
     }
 
