@@ -19,11 +19,12 @@ use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
 use crate::sandbox::registry::Registry;
-use crate::sandbox::{Call, Component};
+use crate::sandbox::{Call, Component, Run};
 use crate::settle::{self, Effect};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
+mod acked;
 pub mod active;
 mod again;
 pub mod known;
@@ -37,6 +38,7 @@ mod updates;
 pub use options::{Bounds, Options};
 pub use prefetch::Prefetch;
 
+use acked::Acked;
 use active::{Active, Here, Progress};
 use known::Known;
 use prefetch::Counted;
@@ -83,7 +85,7 @@ struct Grant {
     _slot: Slot,
 }
 
-/// Why a task was not admitted.
+/// Why a task has no outcome of its own.
 enum Stopped {
     /// It is not to run, and ends like this.
     Ended(Outcome),
@@ -100,9 +102,8 @@ pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
             return;
         };
         let (lost, mut receipt) = (receipt.lost(), Some(receipt));
-        let outcome = match worker.admit(&task, lost).await {
-            Ok(grant) => worker.run(&task, &mut receipt, grant).await,
-            Err(Stopped::Ended(outcome)) => outcome,
+        let outcome = match worker.run(&task, &mut receipt, lost).await {
+            Ok(outcome) | Err(Stopped::Ended(outcome)) => outcome,
             Err(Stopped::ShuttingDown) => return worker.give_back(receipt).await,
             Err(Stopped::Forgotten) => return report::forgotten(&task.request),
         };
@@ -251,30 +252,25 @@ impl Execution {
         }
     }
 
-    /// Runs the task in a sandbox, acknowledging first unless it asked for late acks.
-    async fn run(&self, task: &Task, receipt: &mut Option<Receipt>, _grant: Grant) -> Outcome {
+    /// Runs the task once it is admitted. Of a task that is acknowledged early nothing is seen before the broker has
+    /// the acknowledgement.
+    async fn run(
+        &self,
+        task: &Task,
+        receipt: &mut Option<Receipt>,
+        lost: impl Future<Output = ()> + Send,
+    ) -> Result<Outcome, Stopped> {
+        let grant = self.admit(task, lost).await?;
         task.here.at(Progress::Active);
         if self.is_done(task).await {
-            return Outcome::Duplicate;
+            return Ok(Outcome::Duplicate);
         }
         let lost = receipt.as_ref().map(Receipt::lost);
-        let _acked = receipt.take_if(|_| !task.plan.acks_late).map(|receipt| {
-            receipt.ack();
-            task.here.done();
-            self.prefetch.count(Counted::Acked)
-        });
-        self.store_started(task).await;
-        let ended = tokio::select! {
-            biased;
-            () = self.shutdown.reached(Stage::Cold) => Err(Outcome::Cancelled),
-            () = task.here.terminated() => Err(Outcome::Revoked(Revocation::Terminated)),
-            () = self.connection_lost(task, lost) => {
-                // The broker sends the message again; this one cannot be settled.
-                *receipt = None;
-                Err(Outcome::Cancelled)
-            }
-            run = task.component.run(self.call(task)) => Ok(run),
-        };
+        let acked = Acked::early(task, receipt);
+        let ended = self.run_granted(task, receipt, &acked, lost, grant).await;
+        if !self.acked(&acked).await {
+            return Err(Stopped::Forgotten);
+        }
         match ended {
             Ok(mut run) => {
                 let random = || Uuid::new_v4().as_u64_pair().0;
@@ -283,35 +279,66 @@ impl Execution {
                 if self.options.deduplicate && matches!(run.outcome, Outcome::Success(_)) {
                     self.known.succeeded(&task.request);
                 }
-                run.outcome
+                Ok(run.outcome)
             }
             Err(outcome) => {
                 report::ended(&task.request, &outcome);
-                outcome
+                Ok(outcome)
             }
+        }
+    }
+
+    /// Runs the task in a sandbox; what ends it from outside is its outcome.
+    async fn run_granted(
+        &self,
+        task: &Task,
+        receipt: &mut Option<Receipt>,
+        acked: &Acked,
+        lost: Option<impl Future<Output = ()> + Send>,
+        _grant: Grant,
+    ) -> Result<Run, Outcome> {
+        let _counted = acked.is_early().then(|| self.prefetch.count(Counted::Acked));
+        self.store_started(task, acked).await;
+        tokio::select! {
+            biased;
+            () = self.shutdown.reached(Stage::Cold) => Err(Outcome::Cancelled),
+            () = task.here.terminated() => Err(Outcome::Revoked(Revocation::Terminated)),
+            () = self.connection_lost(task, acked, lost) => {
+                // The broker sends the message again; this one cannot be settled.
+                *receipt = None;
+                Err(Outcome::Cancelled)
+            }
+            run = task.component.run(self.call(task, acked)) => Ok(run),
         }
     }
 
     /// Watches the connection of a task that runs (contract section 3.13). Ends only when the task has to end with it;
     /// as a rule it goes on, and until it ends fewer messages are held.
-    async fn connection_lost(&self, task: &Task, lost: Option<impl Future<Output = ()> + Send>) {
+    async fn connection_lost(
+        &self,
+        task: &Task,
+        acked: &Acked,
+        lost: Option<impl Future<Output = ()> + Send>,
+    ) {
         let Some(lost) = lost else {
             return std::future::pending().await;
         };
         lost.await;
-        if !task.plan.acks_late {
-            // Whether its acknowledgement arrived is not known.
-            self.known.done_unacked(&task.request);
-        } else if self.options.cancel_on_connection_loss {
+        if !acked.arrived().await || (!acked.is_early() && self.options.cancel_on_connection_loss) {
             return;
+        }
+        if acked.is_early() {
+            // A broker that went down has perhaps forgotten the acknowledgement.
+            self.known.done_unacked(&task.request);
         }
         let _stale = self.prefetch.count(Counted::Stale);
         std::future::pending().await
     }
 
-    async fn store_started(&self, task: &Task) {
+    async fn store_started(&self, task: &Task, acked: &Acked) {
         if task.plan.track_started
             && let Some(backend) = &self.backend
+            && acked.arrived().await
         {
             let started = document::started(&task.request, std::process::id(), self.scene());
             if let Err(error) = backend.store(started).await {
@@ -320,7 +347,7 @@ impl Execution {
         }
     }
 
-    fn call(&self, task: &Task) -> Call {
+    fn call(&self, task: &Task, acked: &Acked) -> Call {
         Call {
             request: Arc::clone(&task.request),
             definition: Arc::clone(&task.definition),
@@ -329,7 +356,7 @@ impl Execution {
             soft_time_limit: admit::seconds(task.plan.soft_time_limit),
             ignore_result: task.plan.ignore_result,
             nameable: Arc::clone(&self.options.nameable),
-            updates: self.updates(&task.request),
+            updates: self.updates(&task.request, acked),
         }
     }
 

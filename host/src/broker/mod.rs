@@ -14,7 +14,7 @@ pub mod options;
 use std::fmt;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::message::{Message, Outgoing, Route};
 use crate::policy::publish::RetryPolicy;
@@ -52,17 +52,29 @@ pub enum Verdict {
     GiveBack,
 }
 
+/// For who waits until a verdict is carried out. Dropping it says that it never will be: the broker delivers the message
+/// again.
+pub type Told = Option<oneshot::Sender<()>>;
+
+/// Tells who waits that a verdict is carried out.
+pub(crate) fn tell(told: Told) {
+    if let Some(told) = told {
+        // Whoever waited may have stopped.
+        let _ = told.send(());
+    }
+}
+
 /// The right to settle one delivery. Settling consumes it, so that nothing is settled twice.
 ///
 /// Dropping it settles nothing: the message stays unacknowledged and goes back when the broker closes.
 pub struct Receipt {
-    settle: Box<dyn FnOnce(Verdict) + Send>,
+    settle: Box<dyn FnOnce(Verdict, Told) + Send>,
     lost: Option<watch::Receiver<bool>>,
 }
 
 impl Receipt {
     /// A receipt that hands its verdict to `settle`, which must not block.
-    pub fn new(settle: impl FnOnce(Verdict) + Send + 'static) -> Self {
+    pub fn new(settle: impl FnOnce(Verdict, Told) + Send + 'static) -> Self {
         Self {
             settle: Box::new(settle),
             lost: None,
@@ -81,17 +93,25 @@ impl Receipt {
 
     /// Acknowledges the message.
     pub fn ack(self) {
-        (self.settle)(Verdict::Ack);
+        (self.settle)(Verdict::Ack, None);
+    }
+
+    /// Acknowledges the message. The answer comes when the broker has the acknowledgement; it is an error when it will
+    /// never have it, and delivers the message again.
+    pub fn ack_told(self) -> oneshot::Receiver<()> {
+        let (told, answer) = oneshot::channel();
+        (self.settle)(Verdict::Ack, Some(told));
+        answer
     }
 
     /// Refuses the message.
     pub fn reject(self, requeue: bool) {
-        (self.settle)(Verdict::Reject { requeue });
+        (self.settle)(Verdict::Reject { requeue }, None);
     }
 
     /// Gives the message back unbegun. Only once [`Broker::cancel`] is done, or it comes again at once.
     pub fn give_back(self) {
-        (self.settle)(Verdict::GiveBack);
+        (self.settle)(Verdict::GiveBack, None);
     }
 
     /// Whether the message belongs to this worker no more: its connection is gone.

@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use jiff::Timestamp;
 
 use super::Execution;
+use super::acked::Acked;
 use crate::document::{self, Scene};
 use crate::message::Request;
 use crate::outcome::State;
@@ -13,8 +14,8 @@ use crate::sandbox::StateSink;
 
 impl Execution {
     /// What `update_state` of this request does.
-    pub(super) fn updates(&self, request: &Arc<Request>) -> StateSink {
-        let request = Arc::clone(request);
+    pub(super) fn updates(&self, request: &Arc<Request>, acked: &Acked) -> StateSink {
+        let (request, acked) = (Arc::clone(request), acked.clone());
         let backend = self.backend.clone();
         let hostname = Arc::clone(&self.options.hostname);
         let extended = self.options.result_extended;
@@ -25,8 +26,11 @@ impl Execution {
                 now: Timestamp::now(),
             };
             let stored = document::stored(&request, state, &value, None, &[], scene);
-            let backend = backend.clone();
+            let (backend, acked) = (backend.clone(), acked.clone());
             async move {
+                if !acked.arrived().await {
+                    return Err("the message of this task could not be acknowledged".into());
+                }
                 match backend {
                     Some(backend) => backend.store(stored).await.map_err(|error| error.to_string()),
                     None => Ok(()),

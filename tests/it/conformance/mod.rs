@@ -65,6 +65,7 @@ macro_rules! conformance {
             messages: ten_thousand_messages;
             messages: garbage_does_not_stop_the_stream;
             settling: an_acknowledged_message_is_gone;
+            settling: an_acknowledgement_that_was_answered_is_final;
             settling: a_rejected_message_is_gone;
             settling: a_requeued_message_comes_back_as_redelivered;
             settling: closing_gives_back_what_is_not_settled;

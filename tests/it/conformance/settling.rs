@@ -1,5 +1,11 @@
 //! What becomes of a message after it was delivered.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use celerybox::broker::Delivery;
+use tokio::sync::mpsc::Receiver;
+
 use super::{
     Fixture, close, id, message, next, next_many, next_within, nothing, nothing_is_left, publish, queue,
     until_queued,
@@ -16,6 +22,61 @@ pub(crate) async fn an_acknowledged_message_is_gone(fixture: &dyn Fixture) {
     }
     close(broker).await;
     nothing_is_left(fixture, &queue).await;
+}
+
+/// Once the answer is there the message never comes again, even if the worker is killed in that moment. Who waits for
+/// an answer that cannot come is told so.
+pub(crate) async fn an_acknowledgement_that_was_answered_is_final(fixture: &dyn Fixture) {
+    let queue = queue("answered");
+    let broker = fixture.broker().await;
+    publish(&*broker, &queue, 40).await;
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 20).await.unwrap();
+    let mut answers = Vec::new();
+    for delivery in next_many(&mut deliveries, 20).await {
+        answers.push((id(&delivery), delivery.receipt.ack_told()));
+    }
+    let mut answered = BTreeSet::new();
+    for (id, answer) in answers.drain(..10) {
+        answer.await.expect("it is acknowledged");
+        answered.insert(id);
+    }
+    let held = next_many(&mut deliveries, 5).await;
+    fixture.kill(broker).await;
+    answers.extend(
+        held.into_iter()
+            .map(|delivery| (id(&delivery), delivery.receipt.ack_told())),
+    );
+    let mut open = 0;
+    for (id, answer) in answers {
+        let answer = tokio::time::timeout(super::DEADLINE, answer).await;
+        match answer.expect("it is known in the end") {
+            Ok(()) => drop(answered.insert(id)),
+            Err(_) => open += 1,
+        }
+    }
+    let broker = fixture.broker().await;
+    let mut deliveries = broker.consume(&[queue.as_str().into()], 0).await.unwrap();
+    let mut seen = BTreeSet::new();
+    // An unanswered acknowledgement may have arrived.
+    while seen.len() < 40 - answered.len() - open {
+        let delivery = next_within(&mut deliveries, fixture.restored_within()).await;
+        seen.insert(id(&delivery));
+        delivery.receipt.ack();
+    }
+    take_the_rest(&mut deliveries, &mut seen, open).await;
+    assert!(seen.is_disjoint(&answered), "{seen:?} came again");
+    close(broker).await;
+    nothing_is_left(fixture, &queue).await;
+}
+
+/// Takes what comes at once, at most so many.
+async fn take_the_rest(deliveries: &mut Receiver<Delivery>, seen: &mut BTreeSet<String>, most: usize) {
+    for _ in 0..=most {
+        let more = tokio::time::timeout(Duration::from_millis(200), deliveries.recv());
+        let Ok(Some(delivery)) = more.await else { return };
+        seen.insert(id(&delivery));
+        delivery.receipt.ack();
+    }
 }
 
 /// `reject` without `requeue` drops the message.

@@ -1,6 +1,7 @@
 //! One message's way through the library, with a broker and a result backend that only remember: what no client and no
 //! server can be made to do at the right moment (contract section 3).
 
+mod acked;
 mod connection;
 mod done_before;
 mod lost;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use celerybox::backend::{BackendError, ResultBackend, StoredResult};
-use celerybox::broker::{Broker, BrokerError, Delivery, Receipt, Verdict};
+use celerybox::broker::{Broker, BrokerError, Delivery, Receipt, Told, Verdict};
 use celerybox::execution::{Execution, Options, handle};
 use celerybox::message::{Message, Outgoing, Properties, Route};
 use celerybox::queue::Queue;
@@ -95,6 +96,8 @@ struct Lab {
     broker: Arc<Remembering>,
     memory: Arc<Memory>,
     messages: AtomicU32,
+    /// Acknowledgements arrive only when the test says so.
+    holds_acks: bool,
 }
 
 /// A message that was handed to the worker.
@@ -102,6 +105,8 @@ struct Sent {
     id: String,
     /// What the worker did with the message.
     verdict: Arc<Mutex<Option<Verdict>>>,
+    /// Who waits for its acknowledgement, where the lab does not tell at once.
+    told: Arc<Mutex<Told>>,
     /// Its connection.
     connection: watch::Sender<bool>,
     way: JoinHandle<()>,
@@ -110,6 +115,17 @@ struct Sent {
 impl Sent {
     fn verdict(&self) -> Option<Verdict> {
         *self.verdict.lock().unwrap()
+    }
+
+    /// Its acknowledgement arrives.
+    fn ack_arrives(&self) {
+        let told = self.told.lock().unwrap().take();
+        told.expect("somebody waits").send(()).expect("and still waits");
+    }
+
+    /// Its acknowledgement will never arrive.
+    fn ack_is_lost(&self) {
+        assert!(self.told.lock().unwrap().take().is_some(), "nobody waited");
     }
 
     fn lose_connection(&self) {
@@ -144,6 +160,7 @@ impl Lab {
             broker,
             memory,
             messages: AtomicU32::new(0),
+            holds_acks: false,
         }
     }
 
@@ -155,10 +172,13 @@ impl Lab {
         }
         let (connection, lost) = watch::channel(false);
         let verdict = Arc::<Mutex<Option<Verdict>>>::default();
-        let given = Arc::clone(&verdict);
+        let told = Arc::<Mutex<Told>>::default();
+        let (given, waits) = (Arc::clone(&verdict), Arc::clone(&told));
+        let holds_acks = self.holds_acks;
         let sent = Sent {
             id: all["id"].as_str().expect("an id").to_owned(),
             verdict,
+            told,
             connection,
             way: tokio::spawn(async {}),
         };
@@ -175,9 +195,14 @@ impl Lab {
             route: Route::to_queue("celery"),
             queue: "celery".into(),
             redelivered: all["redelivered"] == true,
-            receipt: Receipt::new(move |verdict| {
+            receipt: Receipt::new(move |verdict, told| {
                 let before = given.lock().unwrap().replace(verdict);
                 assert_eq!(before, None, "a message is settled once");
+                match told {
+                    told if holds_acks => *waits.lock().unwrap() = told,
+                    Some(told) => drop(told.send(())),
+                    None => {}
+                }
             })
             .over(lost),
         };

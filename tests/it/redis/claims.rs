@@ -192,6 +192,51 @@ async fn a_message_that_is_worked_on_stays_with_its_worker() {
     assert_eq!(waiting_and_unacked(&server, "q"), (0, 0, 0));
 }
 
+/// Somebody gave a message back to its queue meanwhile: its acknowledgement is too late, and that of another one is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_that_comes_too_late_is_told_so() {
+    let server = Redis::start();
+    let broker = broker(&server);
+    publish(&*broker, "q", 3).await;
+    let mut deliveries = broker.consume(&["q".into()], 3).await.unwrap();
+    let mut held = next_many(&mut deliveries, 3).await.into_iter();
+    let tags = r"return redis.call('ZRANGE', 'unacked_index', 0, -1)";
+    let celerybox_tests::Reply::List(tags) = server.command(&["EVAL", tags, "0"]) else {
+        panic!("the script returns a list");
+    };
+    // Tags of one worker sort as they were given.
+    let second = tags[1].text();
+    server.command(&["HDEL", "unacked", second]);
+    server.command(&["ZREM", "unacked_index", second]);
+    let answers: Vec<_> = held
+        .by_ref()
+        .map(|delivery| delivery.receipt.ack_told())
+        .collect();
+    let mut arrived = Vec::new();
+    for answer in answers {
+        arrived.push(answer.await.is_ok());
+    }
+    assert_eq!(arrived, [true, false, true]);
+    assert_eq!(waiting_and_unacked(&server, "q"), (0, 0, 0));
+    close(broker).await;
+}
+
+/// The server goes away while an acknowledgement is on its way: it arrives when the server is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_waits_for_its_server() {
+    let server = Redis::start();
+    let broker = broker(&server);
+    publish(&*broker, "q", 20).await;
+    let mut deliveries = broker.consume(&["q".into()], 0).await.unwrap();
+    for delivery in next_many(&mut deliveries, 20).await {
+        let answer = delivery.receipt.ack_told();
+        server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        answer.await.expect("it is acknowledged");
+    }
+    assert_eq!(waiting_and_unacked(&server, "q"), (0, 0, 0));
+    close(broker).await;
+}
+
 /// What nobody can understand is removed, and what is beside it comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_among_the_records_does_not_stop_the_sweep() {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::future::{Fuse, FutureExt, try_join_all};
 use futures_util::stream::{BoxStream, SelectAll, Stream, StreamExt};
 use lapin::Event;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicQosOptions, BasicRejectOptions, ChannelFlowOptions,
+};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -17,7 +19,7 @@ use super::delayed;
 use super::message::received;
 use super::settle::{Settlement, Unsettled};
 use super::table::short;
-use crate::broker::{Delivery, Gone, Receipt, Verdict};
+use crate::broker::{Delivery, Gone, Receipt, Told, Verdict, tell};
 use crate::message::Route;
 use crate::queue::Queue;
 
@@ -38,8 +40,8 @@ pub(super) struct Channel {
     pub(super) consumers: SelectAll<BoxStream<'static, Consumed>>,
     pub(super) events: BoxStream<'static, Event>,
     pub(super) unsettled: Unsettled,
-    pub(super) verdicts: mpsc::UnboundedSender<(u64, Verdict)>,
-    pub(super) decided: mpsc::UnboundedReceiver<(u64, Verdict)>,
+    pub(super) verdicts: mpsc::UnboundedSender<(u64, Verdict, Told)>,
+    pub(super) decided: mpsc::UnboundedReceiver<(u64, Verdict, Told)>,
     /// Handed out and not settled.
     pub(super) held: u64,
     pub(super) global: bool,
@@ -158,8 +160,8 @@ impl Channel {
             exchange: delivery.exchange.into(),
             routing_key: delivery.routing_key.into(),
         };
-        let receipt = Receipt::new(move |verdict| {
-            if verdicts.send((tag, verdict)).is_err() {
+        let receipt = Receipt::new(move |verdict, told| {
+            if verdicts.send((tag, verdict, told)).is_err() {
                 tracing::debug!(
                     "{verdict:?} of delivery {tag} comes too late: its connection is gone, the broker delivers it again"
                 );
@@ -174,12 +176,19 @@ impl Channel {
         })
     }
 
-    /// Settles a batch; the future is done when that is written.
+    /// Settles a batch; the future is done when that is written, and when somebody waits for it, when the server has
+    /// done it: it does what a channel asks for in its order, and answers a `channel.flow` that changes nothing.
     fn settle(
         &mut self,
-        batch: &mut Vec<(u64, Verdict)>,
+        batch: &mut Vec<(u64, Verdict, Told)>,
     ) -> impl Future<Output = Result<(), Lost>> + Send + use<> {
-        let settlements = self.unsettled.settle(batch);
+        let waiting: Vec<Told> = batch
+            .iter_mut()
+            .map(|(.., told)| told.take())
+            .filter(Option::is_some)
+            .collect();
+        let verdicts = batch.drain(..).map(|(tag, verdict, _)| (tag, verdict));
+        let settlements = self.unsettled.settle(verdicts);
         let channel = self.connection.channel.clone();
         async move {
             let frames = settlements.into_iter().map(|settlement| match settlement {
@@ -191,6 +200,10 @@ impl Channel {
                     .right_future(),
             });
             try_join_all(frames).await?;
+            if !waiting.is_empty() {
+                channel.channel_flow(ChannelFlowOptions { active: true }).await?;
+                waiting.into_iter().for_each(tell);
+            }
             Ok(())
         }
     }

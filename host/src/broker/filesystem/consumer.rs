@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::listing::Listing;
 use super::unacked::{self, Unacked};
 use super::{Options, exchange, folder, name};
-use crate::broker::{Backoff, BrokerError, Delivery, Gone, Receipt, Verdict};
+use crate::broker::{Backoff, BrokerError, Delivery, Gone, Receipt, Told, Verdict, tell};
 use crate::message::envelope;
 use crate::queue::Queue;
 
@@ -41,7 +41,7 @@ pub(super) enum Command {
         ready: oneshot::Sender<Result<(), BrokerError>>,
     },
     /// Settle a message.
-    Settle { tag: u64, verdict: Verdict },
+    Settle { tag: u64, verdict: Verdict, told: Told },
     /// The prefetch changed.
     Wake,
     /// Take no more messages.
@@ -87,7 +87,7 @@ pub(super) struct Consumer {
     listing: Listing,
     held: HashMap<u64, Held>,
     /// Verdicts that could not be carried out and are tried again.
-    failed: Vec<(u64, Verdict)>,
+    failed: Vec<(u64, Verdict, Told)>,
     next_tag: u64,
     /// Whether the current listing gave a message.
     took: bool,
@@ -159,7 +159,7 @@ impl Consumer {
                 self.next_check = Instant::now();
                 self.place = None;
             }
-            Command::Settle { tag, verdict } => self.settle(tag, verdict),
+            Command::Settle { tag, verdict, told } => self.settle(tag, verdict, told),
             Command::Cancel { done } => {
                 self.deliveries = None;
                 let _ = done.send(());
@@ -197,8 +197,8 @@ impl Consumer {
     /// Makes sure that the folders are open and still the ones that the paths name.
     fn check(&mut self, now: Instant) {
         self.next_check = now + CHECK_EVERY;
-        for (tag, verdict) in std::mem::take(&mut self.failed) {
-            self.settle(tag, verdict);
+        for (tag, verdict, told) in std::mem::take(&mut self.failed) {
+            self.settle(tag, verdict, told);
         }
         if let Some(place) = &self.place {
             let same = folder::open(&self.options.data_folder_in, false)
@@ -395,9 +395,9 @@ impl Consumer {
         };
         self.held.insert(tag, held);
         let commands = self.commands.clone();
-        let receipt = Receipt::new(move |verdict| {
+        let receipt = Receipt::new(move |verdict, told| {
             // After `close` nobody listens, and the message went back.
-            let _ = commands.send(Command::Settle { tag, verdict });
+            let _ = commands.send(Command::Settle { tag, verdict, told });
         });
         Delivery {
             message: opened.message,
@@ -408,7 +408,7 @@ impl Consumer {
         }
     }
 
-    fn settle(&mut self, tag: u64, verdict: Verdict) {
+    fn settle(&mut self, tag: u64, verdict: Verdict, told: Told) {
         let Some(Held { place, file }) = self.held.remove(&tag) else {
             return;
         };
@@ -421,25 +421,25 @@ impl Consumer {
             }
         };
         match settled {
-            Ok(()) => {}
+            Ok(()) => tell(told),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 tracing::warn!("the message file {file:?} was removed by somebody else");
             }
             Err(error) => {
                 tracing::error!("cannot settle the message file {file:?}, trying again: {error}");
                 self.held.insert(tag, Held { place, file });
-                self.failed.push((tag, verdict));
+                self.failed.push((tag, verdict, told));
             }
         }
     }
 
     fn close(mut self) -> Result<(), BrokerError> {
-        for (tag, verdict) in std::mem::take(&mut self.failed) {
-            self.settle(tag, verdict);
+        for (tag, verdict, told) in std::mem::take(&mut self.failed) {
+            self.settle(tag, verdict, told);
         }
         let tags: Vec<u64> = self.held.keys().copied().collect();
         for tag in tags {
-            self.settle(tag, Verdict::Reject { requeue: true });
+            self.settle(tag, Verdict::Reject { requeue: true }, None);
         }
         if !self.held.is_empty() {
             return Err(BrokerError::Connection(format!(

@@ -1,14 +1,14 @@
 //! The messages this worker has and has not settled.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
 use super::settle::Order;
-use crate::broker::{Receipt, Verdict};
+use crate::broker::{Receipt, Told, Verdict};
 
 /// At most this many messages are taken at once.
 pub(super) const BATCH: usize = 100;
@@ -21,6 +21,8 @@ pub(super) struct Claims {
     next: AtomicU64,
     prefetch: AtomicU32,
     held: Mutex<HashMap<u64, Claim>>,
+    /// Acknowledgements that somebody waits for: their messages are here as well.
+    awaited: AtomicUsize,
     room: Notify,
     /// The same for those who listen to pub/sub.
     fanout_room: Notify,
@@ -44,6 +46,7 @@ impl Claims {
             next: AtomicU64::new(1),
             prefetch: AtomicU32::new(0),
             held: Mutex::default(),
+            awaited: AtomicUsize::new(0),
             room: Notify::new(),
             fanout_room: Notify::new(),
             orders,
@@ -104,10 +107,22 @@ impl Claims {
     }
 
     /// Forgets a claim and has its verdict carried out.
-    pub(super) fn settle(&self, number: u64, verdict: Verdict) {
+    pub(super) fn settle(&self, number: u64, verdict: Verdict, told: Told) {
+        let awaited = usize::from(told.is_some());
+        self.awaited.fetch_add(awaited, Ordering::Relaxed);
         if self.forget(number) {
             // Fails only when the broker is closed, and then the message went back already.
-            let _ = self.orders.send(Order::Settle(number, verdict));
+            let _ = self.orders.send(Order::Settle(number, verdict, told));
+        } else {
+            self.told(awaited);
+        }
+    }
+
+    /// So many acknowledgements that somebody waited for are carried out.
+    pub(super) fn told(&self, count: usize) {
+        if count > 0 {
+            self.awaited.fetch_sub(count, Ordering::Relaxed);
+            self.tell();
         }
     }
 
@@ -144,7 +159,7 @@ impl Claims {
         let claims = Arc::clone(self);
         self.tied(
             number,
-            Receipt::new(move |verdict| claims.settle(number, verdict)),
+            Receipt::new(move |verdict, told| claims.settle(number, verdict, told)),
         )
     }
 
@@ -165,7 +180,8 @@ impl Claims {
     /// How many messages may be taken now, and whether that is enough for a good batch.
     pub(super) fn room(&self) -> (usize, bool) {
         let limit = self.limit();
-        let free = limit.saturating_sub(self.held().len());
+        let here = self.held().len() + self.awaited.load(Ordering::Relaxed);
+        let free = limit.saturating_sub(here);
         (free.min(BATCH), free > 0 && free >= enough(limit))
     }
 
@@ -222,7 +238,7 @@ mod tests {
         assert_eq!(claims.room(), (4, true));
         claims.hold(1..=3);
         assert_eq!(claims.room(), (1, false));
-        claims.settle(2, Verdict::Ack);
+        claims.settle(2, Verdict::Ack, None);
         assert_eq!(claims.room(), (2, true));
         claims.set_prefetch(2);
         assert_eq!(claims.room(), (0, false));
@@ -235,10 +251,10 @@ mod tests {
         let (claims, mut orders) = claims(0);
         claims.hold([7]);
         claims.receipt(7).reject(true);
-        claims.settle(7, Verdict::Ack);
+        claims.settle(7, Verdict::Ack, None);
         assert!(matches!(
             orders.try_recv(),
-            Ok(Order::Settle(7, Verdict::Reject { requeue: true }))
+            Ok(Order::Settle(7, Verdict::Reject { requeue: true }, None))
         ));
         assert!(orders.try_recv().is_err());
     }

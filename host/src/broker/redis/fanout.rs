@@ -15,7 +15,7 @@ use super::claims::Claims;
 use super::fetch::stopped;
 use super::keys::Keys;
 use super::restore::cut;
-use crate::broker::{Backoff, Delivery, Receipt, Verdict};
+use crate::broker::{Backoff, Delivery, Receipt, Verdict, tell};
 use crate::message::envelope;
 use crate::queue::{ExchangeKind, Queue};
 use crate::redis_url::RedisUrl;
@@ -131,7 +131,8 @@ impl Subscriber {
         let number = self.claims.hold_unrecorded();
         let (claims, again) = (Arc::clone(&self.claims), again.clone());
         let back = (queue.clone(), text);
-        let receipt = Receipt::new(move |verdict| {
+        let receipt = Receipt::new(move |verdict, told| {
+            tell(told);
             if claims.forget(number)
                 && matches!(verdict, Verdict::Reject { requeue: true } | Verdict::GiveBack)
             {

@@ -174,7 +174,8 @@ impl Fetcher {
                 Err(error) => {
                     let text = String::from_utf8_lossy(&text);
                     tracing::error!("Removed a message that cannot be read: {error}: {}", cut(&text));
-                    self.claims.settle(number, Verdict::Reject { requeue: false });
+                    self.claims
+                        .settle(number, Verdict::Reject { requeue: false }, None);
                     continue;
                 }
             };

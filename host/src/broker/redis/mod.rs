@@ -188,7 +188,8 @@ impl Broker for RedisBroker {
         }
         if let Some((orders, link)) = lock(&self.settling).take() {
             let prefix = self.claims.prefix().to_owned();
-            self.spawn(settle::run(orders, link, Arc::clone(&self.keys), prefix));
+            let claims = Arc::downgrade(&self.claims);
+            self.spawn(settle::run(orders, link, Arc::clone(&self.keys), prefix, claims));
             let (stop, stopped) = watch::channel(false);
             let sweeper = self.spawn(sweep::run(
                 Arc::clone(&self.claims),
