@@ -140,9 +140,9 @@ impl Work<'_, '_> {
                 }
                 Ok(())
             }
-            Chords::Unlock { interval } => {
+            Chords::Unlock => {
                 let members: Vec<Value> = members.iter().map(|member| self.results.tuple(*member)).collect();
-                let unlock = unlock(group_id, body, members, interval);
+                let unlock = unlock(group_id, body, members);
                 let mut partial = Partial::default();
                 partial
                     .options
@@ -155,8 +155,8 @@ impl Work<'_, '_> {
 }
 
 /// `celery.chord_unlock`, which goes where the body goes.
-fn unlock(group_id: &str, body: &Signature, members: Vec<Value>, interval: f64) -> Signature {
-    let kwargs = json!({"interval": interval, "max_retries": null, "result": members});
+fn unlock(group_id: &str, body: &Signature, members: Vec<Value>) -> Signature {
+    let kwargs = json!({"interval": null, "max_retries": null, "result": members});
     let mut unlock = Signature::task(
         "celery.chord_unlock",
         vec![group_id.into(), body.to_value()],

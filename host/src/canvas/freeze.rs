@@ -29,7 +29,7 @@ impl Freeze<'_> {
             signature.set("root_id", root_id);
         }
         if let Some(group_id) = self.group_id
-            && signature.text("group_id").is_none()
+            && !signature.options.contains_key("group_id")
         {
             signature.set("group_id", group_id);
         }

@@ -5,10 +5,12 @@
 
 mod chain;
 mod chord;
+mod follow;
 mod freeze;
 mod group;
 mod link;
 mod message;
+mod replace;
 mod results;
 mod signature;
 
@@ -20,10 +22,12 @@ use serde_json::Value;
 
 use crate::message::content::Writer;
 use crate::message::{JsonMap, Outgoing};
-use crate::queue::{Queue, Queues, Router};
+use crate::queue::{Queue, Queues, Router, Rules};
 use crate::task::Definition;
 use results::Results;
 
+pub use follow::{Call, ChordPart, Errbacks, Prevented, described, errbacks, prevented, succeeded, told};
+pub use replace::{add_to_chord, replace};
 pub use signature::{Kind, Signature};
 
 /// The most bytes of bodies that one signature may become.
@@ -54,16 +58,13 @@ pub struct Partial {
     pub options: JsonMap,
 }
 
-/// How chords are kept (contract sections 4.6 and 4.7).
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How a result backend keeps chords (contract sections 4.6 and 4.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chords {
-    /// The backend counts the parts (Redis).
+    /// It counts the parts itself; whoever brings the last one sends the body.
     Native,
-    /// A task, `celery.chord_unlock`, looks whether all parts are there.
-    Unlock {
-        /// `result_chord_retry_interval`, seconds.
-        interval: f64,
-    },
+    /// Whoever starts the chord sends `celery.chord_unlock`, which looks for the results until all are there.
+    Unlock,
     /// Not at all: RPC, or no backend.
     Refused,
 }
@@ -91,6 +92,24 @@ pub struct Defaults {
     pub origin: String,
     /// The options of the tasks of this worker, built-in ones included, by name.
     pub definitions: Arc<BTreeMap<String, Arc<Definition>>>,
+}
+
+/// Celery's defaults, without tasks and without chords.
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            router: Arc::default(),
+            queues: Queues::new(Rules::default(), Vec::new()),
+            writer: Writer::default(),
+            priority: None,
+            ignore_result: false,
+            inherit_parent_priority: false,
+            errbacks_on_headers: false,
+            chords: Chords::Refused,
+            origin: String::new(),
+            definitions: Arc::default(),
+        }
+    }
 }
 
 /// The task that sends.
