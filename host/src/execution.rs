@@ -20,8 +20,8 @@ use crate::outcome::{Failure, Outcome, Revocation, StoredResult};
 use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
-use crate::sandbox::registry::Registry;
-use crate::sandbox::{Call, Component, Run};
+use crate::sandbox::registry::{Code, Registry};
+use crate::sandbox::{Call, Run};
 use crate::settle::{self, Effect, Left, Prevent, Unsent};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
@@ -29,6 +29,7 @@ use crate::task::Definition;
 mod acked;
 pub mod active;
 mod again;
+mod builtin;
 mod chords;
 mod errback;
 pub mod known;
@@ -81,11 +82,11 @@ pub struct Execution {
     pub(crate) drained: watch::Sender<bool>,
 }
 
-/// A request that a component of this worker can run.
+/// A request that this worker can run.
 struct Task {
     request: Arc<Request>,
     definition: Arc<Definition>,
-    component: Arc<Component>,
+    code: Code,
     plan: Plan,
     here: Here,
     /// Result tuples of what was sent, in sending order (contract section 4.9).
@@ -147,10 +148,8 @@ impl Execution {
             (definition.name.clone(), own.unwrap_or(options.rate_limit))
         });
         let rates = Rates::new(limits.filter(|_| !options.disable_rate_limits));
-        let definitions = registry.definitions();
-        let definitions = definitions.map(|definition| (definition.name.clone(), Arc::clone(definition)));
         let canvas = canvas::Defaults {
-            definitions: Arc::new(definitions.collect()),
+            definitions: Arc::new(registry.known()),
             chords: backend
                 .as_ref()
                 .map_or(canvas::Chords::Refused, |backend| backend.chords()),
@@ -194,7 +193,7 @@ impl Execution {
             Ok(recognized) => recognized,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
-        let Some((component, definition)) = self.registry.get(&recognized.identity.task) else {
+        let Some((code, definition)) = self.registry.find(&recognized.identity.task) else {
             return self
                 .refuse_unregistered(&recognized.identity, &recognized.message, receipt)
                 .await;
@@ -209,7 +208,7 @@ impl Execution {
             here: self.active.enter(&request),
             request: Arc::new(request),
             definition,
-            component,
+            code,
             children: Arc::default(),
         };
         Some((task, receipt))
@@ -333,7 +332,14 @@ impl Execution {
                 *receipt = None;
                 Err(Outcome::Cancelled)
             }
-            run = task.component.run(self.call(task, acked)) => Ok(run),
+            run = self.execute(task, acked) => Ok(run),
+        }
+    }
+
+    async fn execute(&self, task: &Task, acked: &Acked) -> Run {
+        match &task.code {
+            Code::Component(component) => component.run(self.call(task, acked)).await,
+            Code::Builtin(builtin) => self.run_builtin(task, *builtin, acked).await,
         }
     }
 

@@ -448,6 +448,33 @@ def stamps():
         assert meta["stamped_headers"] == ["order"] and meta["order"] == "A7", meta
 
 
+def maps():
+    """`celery.map` and `celery.starmap` call the task for each item within one message."""
+    from proj import add, echo, fail
+
+    assert echo.map([1, [2, "ü"], None]).delay().get(timeout=LIMIT) == [1, [2, "ü"], None]
+    assert echo.map([]).delay().get(timeout=LIMIT) == []
+    assert add.starmap([(1, 2), (3, 4)]).apply_async().get(timeout=LIMIT) == [3, 7]
+    error = expect.raises(ValueError, lambda: fail.map(["boom"]).delay().get(timeout=LIMIT))
+    assert error.args == ("boom", 7), error.args
+    expect.raises(TypeError, lambda: add.starmap([(1, 2), (3,)]).delay().get(timeout=LIMIT))
+    unknown = call("celery.map", {"task": "nowhere.nothing", "args": [], "kwargs": {}}, [1])
+    expect.raises(NotRegistered, lambda: unknown.get(timeout=LIMIT))
+    late = app.send_task("celery.map", [{"task": "probe.sleep"}, [0.2] * 20], time_limit=1)
+    expect.raises(TimeLimitExceeded, lambda: late.get(timeout=LIMIT))
+
+
+def builtins():
+    """The tasks that every worker has."""
+    assert call("celery.accumulate", 1, [2]).get(timeout=LIMIT) == [1, [2]]
+    assert app.send_task("celery.accumulate", [1, 2], {"index": -1}).get(timeout=LIMIT) == 2
+    too_far = app.send_task("celery.accumulate", [1, 2], {"index": 2})
+    expect.raises(IndexError, lambda: too_far.get(timeout=LIMIT))
+    assert call("celery.ping").get(timeout=LIMIT) == "pong"
+    assert call("celery.backend_cleanup").get(timeout=LIMIT) is None
+    error = expect.raises(NotImplementedError, lambda: call("celery.chain").get(timeout=LIMIT))
+    assert str(error) == "chain is not a real task", error
+
 
 if __name__ == "__main__":
     globals()[sys.argv[1]]()

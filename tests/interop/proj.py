@@ -9,6 +9,7 @@ import json
 import os
 import time
 
+import celery.contrib.testing.tasks  # noqa: F401  (celery.ping)
 from celery import Celery
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 

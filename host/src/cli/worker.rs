@@ -223,6 +223,7 @@ impl Worker {
             registry.names().next().is_some(),
             "no component could be loaded; `celerybox check` says why"
         );
+        registry.add_builtins(settings.result_chord_retry_interval);
         registry.annotate(|definition| annotate(definition, &settings.task_annotations));
         if !global.quiet {
             banner(&settings, &hostname, &queues, &registry);

@@ -10,9 +10,7 @@ use crate::sandbox::Run;
 /// A run came to its end.
 pub(super) fn finished(request: &Request, run: &Run) {
     let (name, id) = (request.shown_name(), &request.id);
-    for line in run.output.lines() {
-        warn!("{name}[{id}] {line}");
-    }
+    printed(request, run);
     match &run.outcome {
         Outcome::Success(value) => {
             if tracing::enabled!(tracing::Level::INFO) {
@@ -40,6 +38,13 @@ pub(super) fn finished(request: &Request, run: &Run) {
         Outcome::Ignore => info!("Task {name}[{id}] ignored"),
         Outcome::WorkerLost(reason) => error!("Task {name}[{id}] lost its sandbox: {reason}"),
         Outcome::Revoked(_) | Outcome::Refused(_) | Outcome::Duplicate | Outcome::Cancelled => {}
+    }
+}
+
+/// What a run printed.
+pub(super) fn printed(request: &Request, run: &Run) {
+    for line in run.output.lines() {
+        warn!("{}[{}] {line}", request.shown_name(), request.id);
     }
 }
 

@@ -194,6 +194,11 @@ impl Component {
         &self.definitions
     }
 
+    /// The limits of its runs.
+    pub fn limits(&self) -> &Limits {
+        &self.sandbox.limits
+    }
+
     /// The names of everything it imports.
     pub fn imports(&self) -> &[String] {
         &self.imports

@@ -8,18 +8,46 @@ use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Component, LoadError, Sandbox};
+use crate::builtin::Builtin;
 use crate::task::Definition;
+
+/// What runs a task.
+#[derive(Debug, Clone)]
+pub enum Code {
+    /// A component, in a sandbox.
+    Component(Arc<Component>),
+    /// The worker itself.
+    Builtin(Builtin),
+}
 
 /// What was loaded.
 #[derive(Debug, Default)]
 pub struct Registry {
     components: Vec<Arc<Component>>,
     tasks: BTreeMap<String, (Arc<Component>, Arc<Definition>)>,
+    builtins: BTreeMap<String, (Builtin, Arc<Definition>)>,
     broken: Vec<(PathBuf, LoadError)>,
 }
 
 impl Registry {
-    /// Who serves a task.
+    /// What runs a task, and its options; the worker's own tasks come first.
+    pub fn find(&self, task: &str) -> Option<(Code, Arc<Definition>)> {
+        if let Some((builtin, definition)) = self.builtins.get(task) {
+            return Some((Code::Builtin(*builtin), Arc::clone(definition)));
+        }
+        let (component, definition) = self.get(task)?;
+        Some((Code::Component(component), definition))
+    }
+
+    /// Adds the worker's own tasks; they are in no list. `interval` is `result_chord_retry_interval`, seconds.
+    pub fn add_builtins(&mut self, interval: f64) {
+        let all = Builtin::all(interval);
+        self.builtins.extend(
+            all.map(|(builtin, definition)| (definition.name.clone(), (builtin, Arc::new(definition)))),
+        );
+    }
+
+    /// The component that has a task.
     pub fn get(&self, task: &str) -> Option<(Arc<Component>, Arc<Definition>)> {
         self.tasks
             .get(task)
@@ -33,9 +61,26 @@ impl Registry {
 
     /// Changes the options of every task (`task_annotations`).
     pub fn annotate(&mut self, annotate: impl Fn(&Definition) -> Definition) {
-        for (_, definition) in self.tasks.values_mut() {
+        let own = self.tasks.values_mut().map(|(_, definition)| definition);
+        let builtin = self.builtins.values_mut().map(|(_, definition)| definition);
+        for definition in own.chain(builtin) {
             *definition = Arc::new(annotate(definition));
         }
+    }
+
+    /// The options of every task by its name, the worker's own tasks included.
+    pub fn known(&self) -> BTreeMap<String, Arc<Definition>> {
+        let own = self
+            .tasks
+            .iter()
+            .map(|(name, (_, definition))| (name, definition));
+        let all = own.chain(
+            self.builtins
+                .iter()
+                .map(|(name, (_, definition))| (name, definition)),
+        );
+        all.map(|(name, definition)| (name.clone(), Arc::clone(definition)))
+            .collect()
     }
 
     /// The names of all tasks, sorted.

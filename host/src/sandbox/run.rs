@@ -24,6 +24,7 @@ pub type StateSink =
     Arc<dyn Fn(State, Box<RawValue>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// One task to run.
+#[derive(Clone)]
 pub struct Call {
     /// The message.
     pub request: Arc<Request>,

@@ -63,7 +63,14 @@ fn plain(value: Value) -> Value {
 
 /// A message as it is compared.
 fn message(headers: &Value, body: &Value, priority: &Value, queue: &Value) -> Value {
-    let list = |value: &Value| value.as_array().into_iter().flatten().map(signature).collect::<Value>();
+    let list = |value: &Value| {
+        value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(signature)
+            .collect::<Value>()
+    };
     let embed = &body[2];
     let mut seen: Map<String, Value> = [
         "task",
@@ -88,7 +95,14 @@ fn message(headers: &Value, body: &Value, priority: &Value, queue: &Value) -> Va
         ("errbacks", list(&embed["errbacks"])),
         ("chain", list(&embed["chain"])),
         ("has chain", json!(embed["chain"].is_null())),
-        ("chord", if embed["chord"].is_null() { Value::Null } else { signature(&embed["chord"]) }),
+        (
+            "chord",
+            if embed["chord"].is_null() {
+                Value::Null
+            } else {
+                signature(&embed["chord"])
+            },
+        ),
         ("priority", json!(priority.as_u64().unwrap_or(0))),
         ("queue", json!(queue.as_str().unwrap_or("celery"))),
     ] {
@@ -159,7 +173,11 @@ fn both(case: &Value) -> (Value, Value) {
     let theirs = seen(steps, &case["result"], case["children"].clone());
     // A client has no children.
     let children = sender.map_or(Value::Null, |_| json!(applied.children));
-    let ours = seen(applied.steps.iter().map(ours).collect(), &applied.result, children);
+    let ours = seen(
+        applied.steps.iter().map(ours).collect(),
+        &applied.result,
+        children,
+    );
     (theirs, ours)
 }
 
@@ -182,7 +200,12 @@ fn random_workflows_become_celerys_own_messages() {
     if !wrong.is_empty() {
         let file = std::env::temp_dir().join("celerybox-canvas-messages.json");
         std::fs::write(&file, json!(wrong).to_string()).unwrap();
-        panic!("{} of {} differ; see {}", wrong.len(), same + wrong.len(), file.display());
+        panic!(
+            "{} of {} differ; see {}",
+            wrong.len(),
+            same + wrong.len(),
+            file.display()
+        );
     }
     assert!(same > 100, "only {same} cases");
 }
