@@ -46,12 +46,12 @@ fn signature(value: &Value) -> Value {
 fn plain(value: Value) -> Value {
     match value {
         Value::Object(mut map) => {
-            if map.contains_key("subtask_type") {
-                if let Some(Value::Object(options)) = map.get_mut("options") {
-                    options.retain(|option, value| !value.is_null() && option != "reply_to");
-                    // A chord's members are frozen when it starts; what they had before does not count.
-                    options.remove("add_to_parent");
-                }
+            if map.contains_key("subtask_type")
+                && let Some(Value::Object(options)) = map.get_mut("options")
+            {
+                options.retain(|option, value| {
+                    !value.is_null() && option != "reply_to" && option != "add_to_parent"
+                });
             }
             let fields = map.into_iter().map(|(key, value)| (key, plain(value)));
             Value::Object(fields.collect())
