@@ -167,6 +167,35 @@ pub fn prevented(
     })
 }
 
+/// A state of a task that this worker does not run, as a task that sent it may store it.
+pub fn of_another(
+    task_id: &str,
+    state: State,
+    value: &Value,
+    traceback: Option<&str>,
+    now: Timestamp,
+) -> StoredResult {
+    let result = raw(value.to_string());
+    let meta = Meta {
+        status: state.as_str(),
+        result: &result,
+        traceback,
+        children: &[],
+        date_done: state.is_ready().then(|| format_time(now)),
+        group_id: None,
+        parent_id: None,
+        extended: None,
+        task_id,
+    };
+    StoredResult {
+        task_id: task_id.to_owned(),
+        meta: to_json(&meta),
+        state,
+        reply_to: None,
+        correlation_id: None,
+    }
+}
+
 /// The stored form of one state of a request.
 pub fn stored(
     request: &Request,

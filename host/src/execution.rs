@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{error, info};
 use uuid::Uuid;
@@ -21,7 +20,7 @@ use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
 use crate::sandbox::registry::{Code, Registry};
-use crate::sandbox::{Call, Run};
+use crate::sandbox::{Call, Component, Run};
 use crate::settle::{self, Effect, Left, Prevent, Unsent};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
@@ -31,6 +30,7 @@ pub mod active;
 mod again;
 mod builtin;
 mod chords;
+pub mod errands;
 mod errback;
 pub mod known;
 mod options;
@@ -46,6 +46,7 @@ pub use prefetch::Prefetch;
 
 use acked::Acked;
 use active::{Active, Here, Progress};
+use errands::Ledger;
 use known::Known;
 use prefetch::Counted;
 use rates::Rates;
@@ -89,8 +90,8 @@ struct Task {
     code: Code,
     plan: Plan,
     here: Here,
-    /// Result tuples of what was sent, in sending order (contract section 4.9).
-    children: Arc<Mutex<Vec<Value>>>,
+    /// What its run sends.
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 /// Leave to run one task now. Only [`Execution::admit`] makes one, and it holds a slot.
@@ -150,9 +151,6 @@ impl Execution {
         let rates = Rates::new(limits.filter(|_| !options.disable_rate_limits));
         let canvas = canvas::Defaults {
             definitions: Arc::new(registry.known()),
-            chords: backend
-                .as_ref()
-                .map_or(canvas::Chords::Refused, |backend| backend.chords()),
             ..options.canvas.clone()
         };
         let retry = options.publish_retry.clone();
@@ -209,7 +207,7 @@ impl Execution {
             request: Arc::new(request),
             definition,
             code,
-            children: Arc::default(),
+            ledger: Arc::default(),
         };
         Some((task, receipt))
     }
@@ -338,7 +336,7 @@ impl Execution {
 
     async fn execute(&self, task: &Task, acked: &Acked) -> Run {
         match &task.code {
-            Code::Component(component) => component.run(self.call(task, acked)).await,
+            Code::Component(component) => component.run(self.call(task, component, acked)).await,
             Code::Builtin(builtin) => self.run_builtin(task, *builtin, acked).await,
         }
     }
@@ -378,7 +376,7 @@ impl Execution {
         }
     }
 
-    fn call(&self, task: &Task, acked: &Acked) -> Call {
+    fn call(&self, task: &Task, component: &Component, acked: &Acked) -> Call {
         Call {
             request: Arc::clone(&task.request),
             definition: Arc::clone(&task.definition),
@@ -388,6 +386,7 @@ impl Execution {
             ignore_result: task.plan.ignore_result,
             nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request, acked),
+            errands: self.errands(task, component, acked),
         }
     }
 
@@ -401,9 +400,10 @@ impl Execution {
         };
         let left = Left {
             children: task
-                .children
+                .ledger
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
+                .children
                 .clone(),
             context: &mut context,
         };
