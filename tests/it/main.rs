@@ -18,6 +18,7 @@ mod interop;
 mod layers;
 mod load;
 mod long;
+mod old_clients;
 mod options;
 mod queues;
 mod readme;
