@@ -398,16 +398,26 @@ impl Execution {
             now: scene.now,
             new_id: &mut || Uuid::new_v4().to_string(),
         };
+        let mut ledger = task.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let replacement = match outcome {
+            Outcome::Replaced => std::mem::take(&mut ledger.replacement),
+            _ => Vec::new(),
+        };
         let left = Left {
-            children: task
-                .ledger
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .children
-                .clone(),
+            children: ledger.children.clone(),
             context: &mut context,
         };
-        settle::settle(&task.request, &task.plan, outcome, receipt.is_none(), scene, left)
+        let mut effects: Vec<Effect> = replacement.into_iter().map(Effect::Follow).collect();
+        let acked = receipt.is_none();
+        effects.extend(settle::settle(
+            &task.request,
+            &task.plan,
+            outcome,
+            acked,
+            scene,
+            left,
+        ));
+        effects
     }
 
     /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after
