@@ -1,6 +1,6 @@
 //! The way of a message: understand, admit, run, settle, apply. Start reading at [`handle`].
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -10,18 +10,18 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::backend::ResultBackend;
-use crate::broker::{self, Broker, BrokerError, Delivery, Receipt};
-use crate::canvas;
+use crate::broker::{Broker, Delivery, Receipt, send};
+use crate::canvas::{self, Context, Sender};
 use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
 use crate::message::{Message, Request, Unusable};
-use crate::outcome::{Failure, Outcome, Revocation};
+use crate::outcome::{Failure, Outcome, Revocation, StoredResult};
 use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
 use crate::sandbox::registry::{Code, Registry};
 use crate::sandbox::{Call, Component, Run};
-use crate::settle::{self, Effect};
+use crate::settle::{self, Effect, Left, Prevent, Unsent};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
@@ -29,13 +29,16 @@ mod acked;
 pub mod active;
 mod again;
 mod builtin;
+mod chords;
 pub mod errands;
+mod errback;
 pub mod known;
 mod options;
 mod prefetch;
 pub mod rates;
 mod report;
 pub mod slots;
+pub mod steps;
 mod updates;
 
 pub use options::{Bounds, Options};
@@ -48,6 +51,7 @@ use known::Known;
 use prefetch::Counted;
 use rates::Rates;
 use slots::{Slot, Slots};
+use steps::{StepError, Steps};
 
 /// What every message needs on its way. What can change while the worker runs has a handle of its own.
 pub struct Execution {
@@ -59,6 +63,10 @@ pub struct Execution {
     pub backend: Option<Arc<dyn ResultBackend>>,
     /// The settings.
     pub options: Options,
+    /// What holds for everything that is sent.
+    pub canvas: Arc<canvas::Defaults>,
+    /// Who sends it.
+    pub steps: Steps,
     /// The slots that tasks run in.
     pub slots: Arc<Slots>,
     /// How many messages this worker may hold.
@@ -67,8 +75,6 @@ pub struct Execution {
     pub rates: Rates,
     /// What is revoked, and what was done before.
     pub known: Known,
-    /// What holds for everything that is sent.
-    pub canvas: Arc<canvas::Defaults>,
     /// The tasks that are here.
     pub active: Arc<Active>,
     /// Whether the worker is stopping.
@@ -115,10 +121,10 @@ pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
             Err(Stopped::ShuttingDown) => return worker.give_back(receipt).await,
             Err(Stopped::Forgotten) => return report::forgotten(&task.request),
         };
-        let failed = outcome.lost_reason();
+        let unsent = Unsent::of(&outcome);
         let effects = worker.settle(&task, &receipt, outcome);
         if let Err(error) = worker.apply(effects, &mut receipt, Some(&task)).await {
-            let outcome = settle::unsent(&mut task.plan, failed, &error);
+            let outcome = unsent.outcome(&mut task.plan, &error);
             let effects = worker.settle(&task, &receipt, outcome);
             let _ = worker.apply(effects, &mut receipt, Some(&task)).await;
         }
@@ -143,15 +149,15 @@ impl Execution {
             (definition.name.clone(), own.unwrap_or(options.rate_limit))
         });
         let rates = Rates::new(limits.filter(|_| !options.disable_rate_limits));
-        let definitions = registry.definitions();
-        let definitions = definitions.map(|definition| (definition.name.clone(), Arc::clone(definition)));
         let canvas = canvas::Defaults {
-            definitions: Arc::new(definitions.collect()),
+            definitions: Arc::new(registry.known()),
             ..options.canvas.clone()
         };
+        let retry = options.publish_retry.clone();
         Self {
-            rates,
             canvas: Arc::new(canvas),
+            steps: Steps::new(Arc::clone(&broker), backend.clone(), retry),
+            rates,
             slots: Slots::new(options.concurrency, options.autoscale),
             prefetch: Prefetch::new(Arc::clone(&broker), &options),
             known: Known::new(&options),
@@ -386,37 +392,67 @@ impl Execution {
     }
 
     fn settle(&self, task: &Task, receipt: &Option<Receipt>, outcome: Outcome) -> Vec<Effect> {
-        settle::settle(
+        let scene = self.scene();
+        let mut context = Context {
+            defaults: &self.canvas,
+            sender: Some(Sender::of(&task.request)),
+            now: scene.now,
+            new_id: &mut || Uuid::new_v4().to_string(),
+        };
+        let mut ledger = task.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let replacement = match outcome {
+            Outcome::Replaced => std::mem::take(&mut ledger.replacement),
+            _ => Vec::new(),
+        };
+        let left = Left {
+            children: ledger.children.clone(),
+            context: &mut context,
+        };
+        let mut effects: Vec<Effect> = replacement.into_iter().map(Effect::Follow).collect();
+        let acked = receipt.is_none();
+        effects.extend(settle::settle(
             &task.request,
             &task.plan,
             outcome,
-            receipt.is_none(),
-            self.scene(),
-        )
+            acked,
+            scene,
+            left,
+        ));
+        effects
     }
 
-    /// Carries out effects in order. Only a message that cannot be sent is an error; a state that cannot be stored
-    /// puts an unacknowledged message back, so that the task's result is not lost with it.
+    /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after
+    /// them fails, an unacknowledged message goes back, so that nothing that must follow is lost with it; of one that
+    /// was acknowledged early the rest is done all the same.
     async fn apply(
         &self,
         effects: Vec<Effect>,
         receipt: &mut Option<Receipt>,
         task: Option<&Task>,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<(), StepError> {
         for effect in effects {
-            match effect {
+            let done = match effect {
                 Effect::Publish(outgoing) => {
-                    broker::send(&*self.broker, outgoing, &self.options.publish_retry).await?;
+                    send(&*self.broker, outgoing, &self.options.publish_retry).await?;
+                    continue;
                 }
-                Effect::Store(result) => {
-                    let Some(backend) = &self.backend else { continue };
-                    let task_id = result.task_id.clone();
-                    if let Err(error) = backend.store(result).await {
-                        error!("cannot store the result of task {task_id}: {error}");
-                        if let Some(receipt) = receipt.take() {
-                            receipt.reject(true);
-                        }
+                Effect::Follow(step) => {
+                    self.steps.carry_out(step).await?;
+                    continue;
+                }
+                Effect::Store(result) => self.store(result).await,
+                Effect::ChordPart(part) => self.report(*part).await,
+                Effect::Prevent(prevent) => self.prevent(*prevent).await,
+                Effect::Tell(step) => self.steps.carry_out(step).await,
+                Effect::Errback(errback) => {
+                    if let Some(task) = task {
+                        self.errback(task, *errback).await;
                     }
+                    continue;
+                }
+                Effect::Log(text) => {
+                    error!("{text}");
+                    continue;
                 }
                 Effect::Ack => {
                     if let Some(receipt) = receipt.take() {
@@ -428,15 +464,52 @@ impl Execution {
                         }
                         receipt.ack();
                     }
+                    continue;
                 }
                 Effect::Reject { requeue } => {
                     if let Some(receipt) = receipt.take() {
                         receipt.reject(requeue);
                     }
+                    continue;
+                }
+            };
+            if let Err(error) = done {
+                let id = task.map_or("", |task| &task.request.id);
+                error!("what follows the end of task {id} is not done: {error}");
+                if let Some(receipt) = receipt.take() {
+                    receipt.reject(true);
+                    break;
                 }
             }
         }
         Ok(())
+    }
+
+    async fn store(&self, result: StoredResult) -> Result<(), StepError> {
+        match &self.backend {
+            Some(backend) => Ok(backend.store(result).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// A task that failed before has reported to its chord already.
+    async fn prevent(&self, prevent: Prevent) -> Result<(), StepError> {
+        let Prevent { stored, part } = prevent;
+        let failed_before = match (&part, &self.backend) {
+            (Some(part), Some(backend)) => {
+                let stored = backend.fetch(&part.part.task_id).await?;
+                let status = stored.and_then(|stored| document::status(&stored));
+                matches!(status.as_deref(), Some("FAILURE" | "REVOKED"))
+            }
+            _ => false,
+        };
+        if let Some(stored) = stored {
+            self.store(stored).await?;
+        }
+        match part.filter(|_| !failed_before) {
+            Some(part) => self.report(part).await,
+            None => Ok(()),
+        }
     }
 
     /// Puts a message back that will not be run any more, once this worker takes no more of them.

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod amqp;
+mod canvas;
 mod cli;
 mod compliance;
 mod conformance;

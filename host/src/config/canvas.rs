@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Settings, SettingsError};
-use crate::backend::{self, ResultBackend};
+use crate::backend::ResultBackend;
 use crate::canvas::{Chords, Defaults};
 
 impl Settings {
@@ -23,13 +23,7 @@ impl Settings {
             ignore_result: self.task_ignore_result,
             inherit_parent_priority: self.task_inherit_parent_priority,
             errbacks_on_headers: self.task_allow_error_cb_on_chord_header,
-            chords: match backend.map(|backend| backend.chords()) {
-                Some(backend::Chords::Native) => Chords::Native,
-                Some(backend::Chords::Unlock) => Chords::Unlock {
-                    interval: self.result_chord_retry_interval,
-                },
-                Some(backend::Chords::Refused) | None => Chords::Refused,
-            },
+            chords: backend.map_or(Chords::Refused, |backend| backend.chords()),
             origin: format!("gen{}@{host}", std::process::id()),
             definitions: Arc::default(),
         })

@@ -72,7 +72,8 @@ settings! {
     task_serializer: String = "json".into();
     /// Compression of the messages this worker sends: `gzip`, `bzip2`, `lzma`, `brotli`, `zstd`; none by default.
     task_compression: Option<String> = None;
-    /// Priority of the messages that `celerybox call` sends without one.
+    /// Priority of the messages that `celerybox call` sends without one, and of the worker's own tasks that others of its
+    /// tasks send.
     task_default_priority: Option<u8> = None;
     /// What a task sends has the priority of its own message, unless it says another.
     task_inherit_parent_priority: bool = false;
