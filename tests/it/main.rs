@@ -5,6 +5,7 @@
 
 mod amqp;
 mod canvas;
+mod celery_suite;
 mod cli;
 mod compliance;
 mod conformance;

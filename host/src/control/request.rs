@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::message::{JsonMap, Route};
-use crate::queue::fnmatch;
+use crate::queue::glob;
 
 /// The longest expression that nodes are chosen by, bytes, and how large it may become.
 const LONGEST_PATTERN: usize = 1000;
@@ -120,7 +120,7 @@ fn matches(hostname: &str, pattern: &str, regex: bool) -> bool {
     }
     let expression = match regex {
         true => format!(r"\A(?:{pattern})"),
-        false => fnmatch(pattern),
+        false => glob(pattern),
     };
     let built = regex::RegexBuilder::new(&expression)
         .size_limit(LARGEST_PATTERN)

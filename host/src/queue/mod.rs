@@ -14,7 +14,6 @@ use serde_json::Value;
 use crate::message::JsonMap;
 
 pub use glob::glob;
-pub(crate) use glob::glob as fnmatch;
 pub use read::{exchange_type, queues};
 pub use router::{Destination, Router, Sending};
 pub use table::{Queues, Rules};
