@@ -321,6 +321,9 @@ impl Execution {
     ) -> Result<Run, Outcome> {
         let _counted = acked.is_early().then(|| self.prefetch.count(Counted::Acked));
         self.store_started(task, acked).await;
+        if reaches_out(&task.code) && !self.acked(acked).await {
+            return Err(Outcome::Cancelled);
+        }
         tokio::select! {
             biased;
             () = self.shutdown.reached(Stage::Cold) => Err(Outcome::Cancelled),
@@ -552,6 +555,11 @@ impl Execution {
             now: Timestamp::now(),
         }
     }
+}
+
+/// Whether what a run does cannot be held back until its message is acknowledged.
+fn reaches_out(code: &Code) -> bool {
+    matches!(code, Code::Component(component) if component.grants().reaches_out())
 }
 
 /// Time from now until `eta`, in steps of at most an hour: the wall clock may be set meanwhile.
