@@ -3,6 +3,8 @@
 //! Pure: a signature and a [`Context`] go in, [`Step`]s come out; `execution` carries them out. The rules are those of
 //! `celery/canvas.py`, whose clients and workers have to be able to go on from any point with what is written here.
 
+pub mod failing;
+pub mod join;
 mod message;
 mod results;
 mod signature;
