@@ -1,77 +1,45 @@
-//! What fails without having run, because what it waits for failed: the body of a chord, the rest of a chain (contract
-//! sections 4.2 and 4.6).
-
-use std::collections::VecDeque;
+//! The body of a chord that fails without having run (contract section 4.6).
 
 use serde_json::Value;
 
 use super::signature::maybe_list;
-use super::{Kind, Partial, Signature};
+use super::{Kind, Prevented, Signature};
 
-/// A task that fails without having run.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// A task that fails without having run, and the errbacks to call.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Failing {
-    /// Its id; without one there is nothing to store.
-    pub id: Option<String>,
-    /// Its group.
-    pub group_id: Option<String>,
-    /// Where an RPC result goes.
-    pub reply_to: Option<String>,
-    /// First task of its workflow.
-    pub root_id: Option<String>,
-    /// The chord that it is a part of: its position in the header, and the body.
-    pub part: Option<(Option<u32>, Value)>,
-    /// The errbacks to call.
+    /// The task.
+    pub task: Prevented,
+    /// Signatures.
     pub errbacks: Vec<Value>,
 }
 
 impl Failing {
     fn of(signature: &Signature) -> Self {
-        let text = |option: &str| signature.text(option).map(str::to_owned);
-        let index = signature.options.get("group_index").and_then(Value::as_u64);
-        let index = index.and_then(|index| u32::try_from(index).ok());
-        let chord = signature.options.get("chord").filter(|chord| chord.is_object());
         Self {
-            id: text("task_id"),
-            group_id: text("group_id"),
-            reply_to: text("reply_to"),
-            root_id: text("root_id"),
-            part: chord.map(|chord| (index, chord.clone())),
+            task: Prevented {
+                task: signature.task.clone(),
+                id: signature.text("task_id").map(str::to_owned),
+                args: Value::Array(signature.args.clone()),
+                kwargs: Value::Object(signature.kwargs.clone()),
+                options: signature.options.clone(),
+            },
             errbacks: Vec::new(),
         }
     }
 }
 
-/// What is left of a chain whose task failed. Of a chord there also its body: what comes later waits for that.
-pub fn rest_of_chain(chain: &[Signature]) -> Vec<Failing> {
-    let mut waiting: VecDeque<&Signature> = chain.iter().collect();
-    let mut failing = Vec::new();
-    while let Some(element) = waiting.pop_front() {
-        failing.push(Failing::of(element));
-        if let Kind::Chord { body: Some(body), .. } = &element.kind {
-            waiting.push_back(body);
-        }
-    }
-    failing
-}
-
-/// The body of a chord that cannot run, with its errbacks: itself, or each member of a group and then the group. What
-/// follows in its chain is [`rest_of_chain`].
+/// The body of a chord that cannot run, with its errbacks: itself, or each member of a group and then the group.
 pub fn body(body: &Signature, new_id: impl FnOnce() -> String) -> Vec<Failing> {
-    let Kind::Group(members) = &body.kind else {
-        let mut failing = Failing::of(body);
-        failing.id = failing.id.or_else(|| Some(new_id()));
-        failing.errbacks = maybe_list(body.options.get("link_error"));
-        return vec![failing];
-    };
     let own = maybe_list(body.options.get("link_error"));
-    let mut failing: Vec<Failing> = members.iter().map(|member| member_of(member, &own)).collect();
-    failing.push(Failing {
-        errbacks: Vec::new(),
-        part: None,
-        ..Failing::of(body)
-    });
-    failing
+    let mut whole = Failing::of(body);
+    let Kind::Group(members) = &body.kind else {
+        whole.task.id = whole.task.id.or_else(|| Some(new_id()));
+        whole.errbacks = own;
+        return vec![whole];
+    };
+    let members = members.iter().map(|member| member_of(member, &own));
+    members.chain([whole]).collect()
 }
 
 /// A member fails under the id of its result, which for a chord is that of the chord's body.
@@ -100,19 +68,6 @@ fn result_of<'a>(signature: &'a Signature, errbacks: &mut Vec<Value>) -> &'a Sig
         }
         _ => signature,
     }
-}
-
-/// The group of errbacks that is sent when a task failed, and what it is applied with (contract section 4.5).
-pub fn errbacks(errbacks: Vec<Signature>, failed: &str, root_id: Option<&str>) -> (Signature, Partial) {
-    let mut partial = Partial {
-        args: vec![failed.into()],
-        ..Partial::default()
-    };
-    partial.options.insert("parent_id".into(), failed.into());
-    partial
-        .options
-        .insert("root_id".into(), root_id.unwrap_or(failed).into());
-    (Signature::group(errbacks), partial)
 }
 
 /// The ids that show whether a signature was applied before: those of the tasks that are sent first, and its own.
@@ -145,20 +100,8 @@ mod tests {
     fn ids(failing: &[Failing]) -> Vec<&str> {
         failing
             .iter()
-            .map(|failing| failing.id.as_deref().unwrap_or("none"))
+            .map(|failing| failing.task.id.as_deref().unwrap_or("none"))
             .collect()
-    }
-
-    #[test]
-    fn the_rest_of_a_chain_fails_down_to_the_bodies_of_its_chords() {
-        let inner = Signature::chord(vec![task("h2", json!({}))], task("b2", json!({})));
-        let outer = Signature::chord(vec![task("h1", json!({}))], inner);
-        let part = json!({"group_id": "g", "group_index": 3, "chord": {"task": "body"}, "reply_to": "r"});
-        let failing = rest_of_chain(&[outer, task("z", part)]);
-        assert_eq!(ids(&failing), ["none", "z", "none", "b2"]);
-        assert_eq!(failing[1].group_id.as_deref(), Some("g"));
-        assert_eq!(failing[1].reply_to.as_deref(), Some("r"));
-        assert_eq!(failing[1].part, Some((Some(3), json!({"task": "body"}))));
     }
 
     #[test]
