@@ -127,8 +127,12 @@ impl Arguments {
     /// The argument of this position or name as a value; its numbers keep every digit.
     pub fn value(&self, position: usize, name: &str) -> Result<Value, Failure> {
         let raw: Box<RawValue> = self.read(position, name)?;
-        content::value(raw.get())
-            .ok_or_else(|| type_error(format!("{}(): the argument '{name}' is nested too deep", self.task)))
+        content::value(raw.get()).ok_or_else(|| {
+            type_error(format!(
+                "{}(): the argument '{name}' is nested too deep",
+                self.task
+            ))
+        })
     }
 
     /// The same of an argument that may be missing.

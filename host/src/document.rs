@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::canvas::Prevented;
 use crate::message::request::{Identity, format_time};
 use crate::message::{JsonMap, Message, Request};
 use crate::outcome::{Failure, State, StoredResult};
@@ -128,6 +129,65 @@ pub fn status(document: &str) -> Option<String> {
 pub fn started(request: &Request, pid: u32, scene: Scene<'_>) -> StoredResult {
     let result = raw(json!({"pid": pid, "hostname": scene.hostname}).to_string());
     stored(request, State::Started, &result, None, &[], scene)
+}
+
+/// FAILURE of a task that cannot run any more because one before it in its chain failed (contract section 4.2). It has
+/// the times and the extended fields of a task that nobody took. `None` for one without an id.
+pub fn prevented(
+    task: &Prevented,
+    result: &RawValue,
+    traceback: Option<&str>,
+    scene: Scene<'_>,
+) -> Option<StoredResult> {
+    let id = task.id.clone()?;
+    let (args, kwargs) = (raw(task.args.to_string()), raw(task.kwargs.to_string()));
+    let meta = Meta {
+        status: State::Failure.as_str(),
+        result,
+        traceback,
+        children: &[],
+        date_done: Some(format_time(scene.now)),
+        group_id: task.text("group_id"),
+        parent_id: task.text("parent_id"),
+        extended: scene.extended.then(|| Extended {
+            name: Some(&task.task),
+            args: Some(&args),
+            kwargs: Some(&kwargs),
+            retries: Some(0),
+            ..Extended::default()
+        }),
+        task_id: &id,
+    };
+    Some(StoredResult {
+        state: State::Failure,
+        meta: to_json(&meta),
+        reply_to: task.text("reply_to").map(str::to_owned),
+        correlation_id: None,
+        task_id: id.clone(),
+    })
+}
+
+/// FAILURE of a task that never had a request of its own: the body of a chord that failed (contract section 4.6).
+/// `children` are those of the task that reported last.
+pub fn without_request(id: &str, result: &RawValue, children: &[Value], scene: Scene<'_>) -> StoredResult {
+    let meta = Meta {
+        status: State::Failure.as_str(),
+        result,
+        traceback: None,
+        children,
+        date_done: Some(format_time(scene.now)),
+        group_id: None,
+        parent_id: None,
+        extended: None,
+        task_id: id,
+    };
+    StoredResult {
+        task_id: id.to_owned(),
+        state: State::Failure,
+        meta: to_json(&meta),
+        reply_to: None,
+        correlation_id: None,
+    }
 }
 
 /// The stored form of one state of a request.

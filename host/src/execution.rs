@@ -1,26 +1,29 @@
 //! The way of a message: understand, admit, run, settle, apply. Start reading at [`handle`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::backend::ResultBackend;
-use crate::broker::{self, Broker, BrokerError, Delivery, Receipt};
+use crate::broker::{Broker, Delivery, Receipt, send};
+use crate::builtin::Builtin;
+use crate::canvas::{self, Context, Sender};
 use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
 use crate::message::{Message, Request, Unusable};
-use crate::outcome::{Failure, Outcome, Revocation};
+use crate::outcome::{Failure, Outcome, Revocation, StoredResult};
 use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
 use crate::sandbox::registry::{Code, Registry};
 use crate::sandbox::{Call, Run};
-use crate::settle::{self, Effect};
+use crate::settle::{self, Effect, Left, Prevent, Unsent};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
@@ -28,12 +31,15 @@ mod acked;
 pub mod active;
 mod again;
 mod builtin;
+mod chords;
+mod errback;
 pub mod known;
 mod options;
 mod prefetch;
 pub mod rates;
 mod report;
 pub mod slots;
+pub mod steps;
 mod updates;
 
 pub use options::{Bounds, Options};
@@ -45,6 +51,7 @@ use known::Known;
 use prefetch::Counted;
 use rates::Rates;
 use slots::{Slot, Slots};
+use steps::{StepError, Steps};
 
 /// What every message needs on its way. What can change while the worker runs has a handle of its own.
 pub struct Execution {
@@ -56,6 +63,10 @@ pub struct Execution {
     pub backend: Option<Arc<dyn ResultBackend>>,
     /// The settings.
     pub options: Options,
+    /// What holds for everything that is sent.
+    pub canvas: Arc<canvas::Defaults>,
+    /// Who sends it.
+    pub steps: Steps,
     /// The slots that tasks run in.
     pub slots: Arc<Slots>,
     /// How many messages this worker may hold.
@@ -79,6 +90,8 @@ struct Task {
     code: Code,
     plan: Plan,
     here: Here,
+    /// Result tuples of what was sent, in sending order (contract section 4.9).
+    children: Arc<Mutex<Vec<Value>>>,
 }
 
 /// Leave to run one task now. Only [`Execution::admit`] makes one, and it holds a slot.
@@ -108,10 +121,17 @@ pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
             Err(Stopped::ShuttingDown) => return worker.give_back(receipt).await,
             Err(Stopped::Forgotten) => return report::forgotten(&task.request),
         };
-        let failed = outcome.lost_reason();
+        let unsent = Unsent::of(&outcome);
         let effects = worker.settle(&task, &receipt, outcome);
         if let Err(error) = worker.apply(effects, &mut receipt, Some(&task)).await {
-            let outcome = settle::unsent(&mut task.plan, failed, &error);
+            let outcome = match task.code {
+                // Its message is all that is left of a chord that waits.
+                Code::Builtin(Builtin::ChordUnlock) => Outcome::Reject {
+                    reason: Some(error.to_string()),
+                    requeue: true,
+                },
+                _ => unsent.outcome(&mut task.plan, &error),
+            };
             let effects = worker.settle(&task, &receipt, outcome);
             let _ = worker.apply(effects, &mut receipt, Some(&task)).await;
         }
@@ -136,7 +156,19 @@ impl Execution {
             (definition.name.clone(), own.unwrap_or(options.rate_limit))
         });
         let rates = Rates::new(limits.filter(|_| !options.disable_rate_limits));
+        let definitions = registry.definitions();
+        let definitions = definitions.map(|definition| (definition.name.clone(), Arc::clone(definition)));
+        let canvas = canvas::Defaults {
+            definitions: Arc::new(definitions.collect()),
+            chords: backend
+                .as_ref()
+                .map_or(canvas::Chords::Refused, |backend| backend.chords()),
+            ..options.canvas.clone()
+        };
+        let retry = options.publish_retry.clone();
         Self {
+            canvas: Arc::new(canvas),
+            steps: Steps::new(Arc::clone(&broker), backend.clone(), retry),
             rates,
             slots: Slots::new(options.concurrency, options.autoscale),
             prefetch: Prefetch::new(Arc::clone(&broker), &options),
@@ -187,6 +219,7 @@ impl Execution {
             request: Arc::new(request),
             definition,
             code,
+            children: Arc::default(),
         };
         Some((task, receipt))
     }
@@ -369,37 +402,69 @@ impl Execution {
     }
 
     fn settle(&self, task: &Task, receipt: &Option<Receipt>, outcome: Outcome) -> Vec<Effect> {
-        settle::settle(
-            &task.request,
-            &task.plan,
-            outcome,
-            receipt.is_none(),
-            self.scene(),
-        )
+        let scene = self.scene();
+        let mut context = Context {
+            defaults: &self.canvas,
+            sender: Some(Sender::of(&task.request)),
+            now: scene.now,
+            new_id: &mut || Uuid::new_v4().to_string(),
+        };
+        let left = Left {
+            children: self.children(task),
+            context: &mut context,
+        };
+        settle::settle(&task.request, &task.plan, outcome, receipt.is_none(), scene, left)
     }
 
-    /// Carries out effects in order. Only a message that cannot be sent is an error; a state that cannot be stored
-    /// puts an unacknowledged message back, so that the task's result is not lost with it.
+    /// The result tuples of what a task sent so far.
+    fn children(&self, task: &Task) -> Vec<Value> {
+        let children = task.children.lock();
+        children.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add_children(&self, task: &Task, added: Vec<Value>) {
+        let children = task.children.lock();
+        children.unwrap_or_else(PoisonError::into_inner).extend(added);
+    }
+
+    /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after
+    /// them fails, an unacknowledged message goes back, so that nothing that must follow is lost with it; of one that
+    /// was acknowledged early the rest is done all the same.
     async fn apply(
         &self,
         effects: Vec<Effect>,
         receipt: &mut Option<Receipt>,
         task: Option<&Task>,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<(), StepError> {
         for effect in effects {
-            match effect {
+            let done = match effect {
                 Effect::Publish(outgoing) => {
-                    broker::send(&*self.broker, outgoing, &self.options.publish_retry).await?;
+                    send(&*self.broker, outgoing, &self.options.publish_retry).await?;
+                    continue;
                 }
-                Effect::Store(result) => {
-                    let Some(backend) = &self.backend else { continue };
-                    let task_id = result.task_id.clone();
-                    if let Err(error) = backend.store(result).await {
-                        error!("cannot store the result of task {task_id}: {error}");
-                        if let Some(receipt) = receipt.take() {
-                            receipt.reject(true);
-                        }
+                Effect::Follow(step) => {
+                    self.steps.carry_out(step).await?;
+                    continue;
+                }
+                Effect::Store(result) => self.store(result).await,
+                Effect::ChordPart(part) => match task {
+                    Some(task) => self.report(task, *part).await,
+                    None => continue,
+                },
+                Effect::Prevent(prevent) => match task {
+                    Some(task) => self.prevent(task, *prevent).await,
+                    None => continue,
+                },
+                Effect::Tell(step) => self.steps.carry_out(step).await,
+                Effect::Errback(errback) => {
+                    if let Some(task) = task {
+                        self.errback(task, *errback).await;
                     }
+                    continue;
+                }
+                Effect::Log(text) => {
+                    error!("{text}");
+                    continue;
                 }
                 Effect::Ack => {
                     if let Some(receipt) = receipt.take() {
@@ -411,15 +476,52 @@ impl Execution {
                         }
                         receipt.ack();
                     }
+                    continue;
                 }
                 Effect::Reject { requeue } => {
                     if let Some(receipt) = receipt.take() {
                         receipt.reject(requeue);
                     }
+                    continue;
+                }
+            };
+            if let Err(error) = done {
+                let id = task.map_or("", |task| &task.request.id);
+                error!("what follows the end of task {id} is not done: {error}");
+                if let Some(receipt) = receipt.take() {
+                    receipt.reject(true);
+                    break;
                 }
             }
         }
         Ok(())
+    }
+
+    async fn store(&self, result: StoredResult) -> Result<(), StepError> {
+        match &self.backend {
+            Some(backend) => Ok(backend.store(result).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// A task that failed before has reported to its chord already.
+    async fn prevent(&self, task: &Task, prevent: Prevent) -> Result<(), StepError> {
+        let Prevent { stored, part } = prevent;
+        let failed_before = match (&part, &self.backend) {
+            (Some(part), Some(backend)) => {
+                let stored = backend.fetch(&part.part.task_id).await?;
+                let status = stored.and_then(|stored| document::status(&stored));
+                matches!(status.as_deref(), Some("FAILURE" | "REVOKED"))
+            }
+            _ => false,
+        };
+        if let Some(stored) = stored {
+            self.store(stored).await?;
+        }
+        match part.filter(|_| !failed_before) {
+            Some(part) => self.report(task, part).await,
+            None => Ok(()),
+        }
     }
 
     /// Puts a message back that will not be run any more, once this worker takes no more of them.

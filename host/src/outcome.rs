@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::message::JsonMap;
 
@@ -340,16 +341,6 @@ pub enum Outcome {
     WorkerLost(String),
 }
 
-impl Outcome {
-    /// Why the sandbox failed, when it did.
-    pub fn lost_reason(&self) -> Option<String> {
-        match self {
-            Outcome::WorkerLost(reason) => Some(reason.clone()),
-            _ => None,
-        }
-    }
-}
-
 /// One state of one task, ready to be stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredResult {
@@ -363,6 +354,41 @@ pub struct StoredResult {
     pub reply_to: Option<String>,
     /// The request's correlation id.
     pub correlation_id: Option<String>,
+}
+
+/// One task of a chord's header that ended.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The header's group id.
+    pub group: String,
+    /// The task's id.
+    pub task_id: String,
+    /// Its position in the header; a part without one comes last.
+    pub index: Option<u32>,
+    /// How it ended.
+    pub state: State,
+    /// Its value, or the error map.
+    pub result: Box<RawValue>,
+}
+
+/// Two parts are equal when they are the same text.
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.group, self.index, self.to_json()) == (&other.group, other.index, other.to_json())
+    }
+}
+
+impl Part {
+    /// As it is kept, before it is serialized: a list of four.
+    pub(crate) fn to_json(&self) -> String {
+        let text = |text: &str| serde_json::Value::from(text).to_string();
+        format!(
+            "[1, {}, {}, {}]",
+            text(&self.task_id),
+            text(self.state.as_str()),
+            self.result.get()
+        )
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What an ending means: the one place that turns an outcome into effects, in the contract's order
 //! (sections 3.2 and 3.10).
 
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
+use crate::canvas::{self, CanvasError, ChordPart, Context, Step};
 use crate::document::{self, Scene, error_map, null, raw, stored};
 use crate::message::request::Identity;
 use crate::message::{Message, Outgoing, Request, Unusable, retry};
@@ -14,10 +15,22 @@ use crate::policy::admit::Plan;
 /// instead of being settled as the list says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Send a message.
+    /// Send a retry. A failure of this settles the task anew: see [`Unsent`].
     Publish(Outgoing),
+    /// Do a step of what follows a task that succeeded. A failure of this settles the task anew.
+    Follow(Step),
     /// Store a state.
     Store(StoredResult),
+    /// Report to the chord that the task is in.
+    ChordPart(Box<ChordPart>),
+    /// Fail a task of the chain that can never run now.
+    Prevent(Box<Prevent>),
+    /// Call an errback in a sandbox of this worker. What becomes of it is only logged.
+    Errback(Box<Errback>),
+    /// Do a step of telling errbacks.
+    Tell(Step),
+    /// Tell the people.
+    Log(String),
     /// Acknowledge the message.
     Ack,
     /// Refuse the message.
@@ -25,6 +38,26 @@ pub enum Effect {
         /// Put it back on its queue.
         requeue: bool,
     },
+}
+
+/// What failing a task means that never ran.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prevent {
+    /// Its state.
+    pub stored: Option<StoredResult>,
+    /// What it reports to its chord, unless its own stored state says that it did.
+    pub part: Option<ChordPart>,
+}
+
+/// An errback that this worker calls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Errback {
+    /// Task name.
+    pub task: String,
+    /// A JSON list.
+    pub args: String,
+    /// A JSON map.
+    pub kwargs: String,
 }
 
 /// What to do with a message that cannot be run (the table of contract section 1.1).
@@ -44,17 +77,52 @@ pub fn not_registered(identity: &Identity, message: &Message, scene: Scene<'_>) 
     vec![Effect::Reject { requeue: false }, Effect::Store(stored)]
 }
 
-/// What becomes of a run whose message could not be sent: a lost one is settled without a retry, and any other retry is
-/// given up as `Reject` (contract sections 3.2 and 3.6, step 5). `lost` is the reason of a lost run.
-pub fn unsent(plan: &mut Plan, lost: Option<String>, error: &dyn std::fmt::Display) -> Outcome {
-    plan.retry_on_worker_lost = None;
-    match lost {
-        Some(reason) => Outcome::WorkerLost(reason),
-        None => Outcome::Reject {
-            reason: Some(format!("the retry could not be sent: {error}")),
-            requeue: false,
-        },
+/// What could not be sent, when a message could not be sent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unsent {
+    /// A retry.
+    Retry,
+    /// The retry of a run whose sandbox was lost, for this reason.
+    Lost(String),
+    /// A callback, or the next task of the chain.
+    Following,
+}
+
+impl Unsent {
+    /// What a task with this outcome sends.
+    pub fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::WorkerLost(reason) => Self::Lost(reason.clone()),
+            Outcome::Success(_) => Self::Following,
+            _ => Self::Retry,
+        }
     }
+
+    /// What becomes of the run: a lost one is settled without a retry, any other retry is given up as `Reject`
+    /// (contract sections 3.2 and 3.6, step 5), and a task whose callbacks cannot be sent has failed.
+    pub fn outcome(self, plan: &mut Plan, error: &dyn std::fmt::Display) -> Outcome {
+        plan.retry_on_worker_lost = None;
+        match self {
+            Self::Lost(reason) => Outcome::WorkerLost(reason),
+            Self::Following => Outcome::Failure(Failure::new(
+                "kombu.exceptions",
+                "OperationalError",
+                error.to_string(),
+            )),
+            Self::Retry => Outcome::Reject {
+                reason: Some(format!("the retry could not be sent: {error}")),
+                requeue: false,
+            },
+        }
+    }
+}
+
+/// What a run leaves besides its outcome.
+pub struct Left<'a, 'b> {
+    /// Result tuples of what it sent (contract section 4.9).
+    pub children: Vec<Value>,
+    /// How it goes on.
+    pub context: &'a mut Context<'b>,
 }
 
 /// What an outcome means. `acked` tells whether the message was acknowledged before the run.
@@ -64,119 +132,210 @@ pub fn settle(
     outcome: Outcome,
     acked: bool,
     scene: Scene<'_>,
+    left: Left<'_, '_>,
 ) -> Vec<Effect> {
-    let store = |wanted: bool, state: State, result: &RawValue, traceback: Option<&str>| {
-        wanted.then(|| Effect::Store(stored(request, state, result, traceback, &[], scene)))
+    let mut settling = Settling {
+        request,
+        plan,
+        acked,
+        scene,
+        effects: Vec::new(),
     };
-    let failed = |failure: &Failure| {
-        store(
-            plan.store_errors,
-            State::Failure,
-            &error_map(failure),
-            failure.traceback.as_deref(),
-        )
-    };
-    let ack_if = |ack: bool, requeue: bool| {
-        let effect = if ack {
-            Effect::Ack
-        } else {
-            Effect::Reject { requeue }
-        };
-        (!acked).then_some(effect)
-    };
-    let effects: [Option<Effect>; 3] = match outcome {
-        Outcome::Success(value) => {
-            let result = raw(value.into());
-            [
-                None,
-                store(!plan.ignore_result, State::Success, &result, None),
-                ack_if(true, false),
-            ]
-        }
-        Outcome::Failure(failure) => [None, failed(&failure), ack_if(plan.acks_on_failure, false)],
-        Outcome::TimeLimit(limit) => {
-            let failure = Failure::time_limit_exceeded(limit);
-            [None, failed(&failure), ack_if(plan.acks_on_timeout, true)]
-        }
-        Outcome::Retry(asked) => {
-            let result = asked.exc.as_ref().map_or_else(null, error_map);
-            let traceback = asked.exc.as_ref().and_then(|exc| exc.traceback.as_deref());
-            let itself = json!([[request.id, null], null]);
-            let children = if plan.trail { vec![itself] } else { Vec::new() };
-            let stored = (!plan.ignore_result).then(|| {
-                Effect::Store(stored(
-                    request,
-                    State::Retry,
-                    &result,
-                    traceback,
-                    &children,
-                    scene,
-                ))
-            });
-            [
-                Some(Effect::Publish(retry::message(request, plan, &asked, scene.now))),
-                stored,
-                ack_if(true, false),
-            ]
-        }
-        Outcome::Reject { requeue: true, .. } => [None, None, ack_if(false, true)],
-        Outcome::Reject {
-            reason,
-            requeue: false,
-        } => {
-            let failure = Failure {
-                exc_args: vec![json!(reason), json!(false)],
-                ..Failure::new("celery.exceptions", "Reject", "")
-            };
-            [None, failed(&failure), ack_if(false, false)]
-        }
-        Outcome::Ignore => [None, None, ack_if(true, false)],
-        Outcome::Duplicate => [None, None, ack_if(true, false)],
-        Outcome::Refused(failure) => [None, failed(&failure), ack_if(false, false)],
-        Outcome::Revoked(why) => {
-            let failure = Failure::new("celery.exceptions", "TaskRevokedError", why.as_str());
-            [
-                None,
-                store(plan.store_errors, State::Revoked, &error_map(&failure), None),
-                ack_if(true, false),
-            ]
-        }
-        // A late-acked task gets no state: the broker delivers it again (contract section 3.14).
-        Outcome::Cancelled if !acked => [None, None, None],
-        Outcome::Cancelled => {
-            let failure = Failure::new("celery.exceptions", "Retry", "cancelled by Celery");
-            [
-                None,
-                store(!plan.ignore_result, State::Retry, &error_map(&failure), None),
-                None,
-            ]
-        }
-        Outcome::WorkerLost(reason) => {
-            let failure = Failure::new("billiard.exceptions", "WorkerLostError", reason);
-            match plan.retry_on_worker_lost {
-                Some(delay) => {
-                    let retry = Retry {
-                        when: RetryWhen::Countdown(delay),
-                        ..Retry::default()
-                    };
-                    [
-                        Some(Effect::Publish(retry::message(request, plan, &retry, scene.now))),
-                        store(plan.store_errors, State::Retry, &error_map(&failure), None),
-                        ack_if(true, false),
-                    ]
+    settling.ended(outcome, left);
+    settling.effects
+}
+
+/// The effects of one ending, as they come.
+struct Settling<'a> {
+    request: &'a Request,
+    plan: &'a Plan,
+    acked: bool,
+    scene: Scene<'a>,
+    effects: Vec<Effect>,
+}
+
+impl Settling<'_> {
+    fn ended(&mut self, outcome: Outcome, left: Left<'_, '_>) {
+        let plan = self.plan;
+        match outcome {
+            Outcome::Success(value) => self.succeeded(value, left),
+            Outcome::Failure(failure) => {
+                self.failed(&failure, left);
+                self.settle(plan.acks_on_failure, false);
+            }
+            Outcome::TimeLimit(limit) => {
+                self.failed_outside(&Failure::time_limit_exceeded(limit), left);
+                self.settle(plan.acks_on_timeout, true);
+            }
+            Outcome::Retry(asked) => {
+                self.retry(&asked);
+                let result = asked.exc.as_ref().map_or_else(null, error_map);
+                let traceback = asked.exc.as_ref().and_then(|exc| exc.traceback.as_deref());
+                let mut children = left.children;
+                children.push(json!([[self.request.id, null], null]));
+                self.store(!plan.ignore_result, State::Retry, &result, traceback, &children);
+                self.settle(true, false);
+            }
+            Outcome::Reject { requeue: true, .. } => self.settle(false, true),
+            Outcome::Reject {
+                reason,
+                requeue: false,
+            } => {
+                let failure = Failure {
+                    exc_args: vec![json!(reason), json!(false)],
+                    ..Failure::new("celery.exceptions", "Reject", "")
+                };
+                self.failed_outside(&failure, left);
+                self.settle(false, false);
+            }
+            Outcome::Ignore | Outcome::Duplicate => self.settle(true, false),
+            Outcome::Refused(failure) => {
+                self.failed_outside(&failure, left);
+                self.settle(false, false);
+            }
+            Outcome::Revoked(why) => {
+                let failure = Failure::new("celery.exceptions", "TaskRevokedError", why.as_str());
+                let result = error_map(&failure);
+                self.store(plan.store_errors, State::Revoked, &result, None, &[]);
+                self.part(State::Revoked, &result);
+                self.settle(true, false);
+            }
+            // A late-acked task gets no state: the broker delivers it again (contract section 3.14).
+            Outcome::Cancelled if !self.acked => {}
+            Outcome::Cancelled => {
+                let failure = Failure::new("celery.exceptions", "Retry", "cancelled by Celery");
+                self.store(!plan.ignore_result, State::Retry, &error_map(&failure), None, &[]);
+            }
+            Outcome::WorkerLost(reason) => {
+                let failure = Failure::new("billiard.exceptions", "WorkerLostError", reason);
+                match plan.retry_on_worker_lost {
+                    Some(delay) => {
+                        self.retry(&Retry {
+                            when: RetryWhen::Countdown(delay),
+                            ..Retry::default()
+                        });
+                        self.store(plan.store_errors, State::Retry, &error_map(&failure), None, &[]);
+                        self.settle(true, false);
+                    }
+                    None if !self.acked && plan.reject_on_worker_lost => self.settle(false, true),
+                    None => {
+                        self.failed_outside(&failure, left);
+                        self.settle(plan.acks_on_failure, false);
+                    }
                 }
-                None if !acked && plan.reject_on_worker_lost => [None, None, ack_if(false, true)],
-                None => [None, failed(&failure), ack_if(plan.acks_on_failure, false)],
             }
         }
-    };
-    effects.into_iter().flatten().collect()
+    }
+
+    /// Callbacks and the next task of the chain go first, so that the stored result names them (contract section 4.9).
+    fn succeeded(&mut self, value: Box<str>, left: Left<'_, '_>) {
+        let Left {
+            mut children,
+            context,
+        } = left;
+        match canvas::succeeded(self.request, &value, context) {
+            Ok(applied) => {
+                self.effects.extend(applied.steps.into_iter().map(Effect::Follow));
+                children.extend(applied.children);
+                let result = raw(value.into());
+                self.store(!self.plan.ignore_result, State::Success, &result, None, &children);
+                self.part(State::Success, &result);
+                self.settle(true, false);
+            }
+            Err(error) => {
+                let class = match error {
+                    CanvasError::NoChords(_) => "NotImplementedError",
+                    CanvasError::Invalid(_) | CanvasError::TooLarge(_) => "ValueError",
+                };
+                let failure = Failure::new("builtins", class, format!("what follows the task: {error}"));
+                self.failed(&failure, Left { children, context });
+                self.settle(self.plan.acks_on_failure, false);
+            }
+        }
+    }
+
+    /// A failure that the run itself does not see: what it sent is not known.
+    fn failed_outside(&mut self, failure: &Failure, left: Left<'_, '_>) {
+        let children = Vec::new();
+        self.failed(failure, Left { children, ..left });
+    }
+
+    /// The order of `mark_as_failure`: the state, the part of a chord, the rest of the chain, the errbacks.
+    fn failed(&mut self, failure: &Failure, left: Left<'_, '_>) {
+        let (request, result) = (self.request, error_map(failure));
+        let (traceback, stored) = (failure.traceback.as_deref(), self.plan.store_errors);
+        self.store(stored, State::Failure, &result, traceback, &left.children);
+        self.part(State::Failure, &result);
+        match canvas::prevented(request.body.chain.as_deref()) {
+            Ok(prevented) => {
+                for task in prevented {
+                    let meta = document::prevented(&task, &result, traceback, self.scene);
+                    let (stored, part) = (meta.filter(|_| stored), task.part(&result));
+                    if stored.is_some() || part.is_some() {
+                        self.effects
+                            .push(Effect::Prevent(Box::new(Prevent { stored, part })));
+                    }
+                }
+            }
+            Err(error) => self.effects.push(Effect::Log(error.to_string())),
+        }
+        match canvas::errbacks(request, left.context) {
+            Ok(errbacks) => {
+                let hostname = self.scene.hostname;
+                for call in errbacks.calls {
+                    let (args, kwargs) = call.arguments(canvas::described(request, hostname), failure);
+                    let task = call.task;
+                    self.effects
+                        .push(Effect::Errback(Box::new(Errback { task, args, kwargs })));
+                }
+                self.effects
+                    .extend(errbacks.sent.steps.into_iter().map(Effect::Tell));
+            }
+            Err(error) => self.effects.push(Effect::Log(error.to_string())),
+        }
+    }
+
+    fn store(
+        &mut self,
+        wanted: bool,
+        state: State,
+        result: &RawValue,
+        traceback: Option<&str>,
+        children: &[Value],
+    ) {
+        if wanted {
+            let children = if self.plan.trail { children } else { &[] };
+            let stored = stored(self.request, state, result, traceback, children, self.scene);
+            self.effects.push(Effect::Store(stored));
+        }
+    }
+
+    fn part(&mut self, state: State, result: &RawValue) {
+        let part = ChordPart::of(self.request, state, result);
+        self.effects
+            .extend(part.map(|part| Effect::ChordPart(Box::new(part))));
+    }
+
+    fn retry(&mut self, retry: &Retry) {
+        let message = retry::message(self.request, self.plan, retry, self.scene.now);
+        self.effects.push(Effect::Publish(message));
+    }
+
+    /// Acknowledges or refuses a message that was not acknowledged before.
+    fn settle(&mut self, ack: bool, requeue: bool) {
+        if !self.acked {
+            self.effects.push(match ack {
+                true => Effect::Ack,
+                false => Effect::Reject { requeue },
+            });
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::request::fixture::request;
+    use crate::message::request::fixture::with_embed;
     use crate::outcome::Revocation;
     use crate::policy::admit;
     use crate::task::Definition;
@@ -193,17 +352,96 @@ mod tests {
         }
     }
 
+    /// What an outcome means when nothing was sent before.
+    fn settle(
+        request: &Request,
+        plan: &Plan,
+        outcome: Outcome,
+        acked: bool,
+        scene: Scene<'_>,
+    ) -> Vec<Effect> {
+        let defaults = canvas::Defaults {
+            chords: canvas::Chords::Native,
+            definitions: std::sync::Arc::new(
+                [(
+                    "new".to_owned(),
+                    std::sync::Arc::new(Definition {
+                        errback: true,
+                        ..Definition::default()
+                    }),
+                )]
+                .into(),
+            ),
+            ..canvas::Defaults::default()
+        };
+        let mut count = 0;
+        let mut context = Context {
+            defaults: &defaults,
+            sender: Some(canvas::Sender::of(request)),
+            now: scene.now,
+            new_id: &mut || {
+                count += 1;
+                format!("n{count}")
+            },
+        };
+        let left = Left {
+            children: Vec::new(),
+            context: &mut context,
+        };
+        super::settle(request, plan, outcome, acked, scene, left)
+    }
+
+    fn step(step: &Step) -> String {
+        match step {
+            Step::Publish(publication) => {
+                let body: Value = serde_json::from_slice(&publication.outgoing.message.body).unwrap();
+                format!("{} {} {}", publication.id, publication.task, body[0])
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn part(part: &ChordPart) -> String {
+        let part = &part.part;
+        format!(
+            "{} of {} {:?} {}",
+            part.task_id,
+            part.group,
+            part.index,
+            part.state.as_str()
+        )
+    }
+
     /// Effects in a form that reads as a table: what is done, in order.
     fn names(effects: &[Effect]) -> Vec<String> {
         effects
             .iter()
             .map(|effect| match effect {
                 Effect::Publish(_) => "publish".into(),
+                Effect::Follow(follow) => format!("follow {}", step(follow)),
+                Effect::Tell(tell) => format!("tell {}", step(tell)),
+                Effect::ChordPart(reported) => format!("part {}", part(reported)),
+                Effect::Prevent(prevent) => {
+                    let stored = prevent.stored.as_ref().map(|stored| stored.task_id.as_str());
+                    let reported = prevent.part.as_ref().map(part);
+                    format!(
+                        "prevent {} {}",
+                        stored.unwrap_or("-"),
+                        reported.unwrap_or("-".into())
+                    )
+                }
+                Effect::Errback(errback) => format!("call {} {}", errback.task, errback.kwargs),
+                Effect::Log(_) => "log".into(),
                 Effect::Store(result) => format!("store {}", result.state.as_str()),
                 Effect::Ack => "ack".into(),
                 Effect::Reject { requeue } => format!("reject requeue={requeue}"),
             })
             .collect()
+    }
+
+    /// A request without links.
+    fn request(headers: Value) -> Request {
+        with_embed(headers, &json!({}))
     }
 
     fn failure() -> Failure {
@@ -322,10 +560,10 @@ mod tests {
         let headers = again.message.headers.clone().unwrap();
         assert_eq!(headers["retries"], json!(1));
         assert_eq!(headers["eta"], json!("2026-11-21T10:03:00+00:00"));
-        assert_eq!(unsent(&mut plan, Some("x".into()), &"away"), lost());
+        assert_eq!(Unsent::of(&lost()).outcome(&mut plan, &"away"), lost());
         assert_eq!(names(&effects(&plan)), ["reject requeue=true"]);
         assert!(matches!(
-            unsent(&mut plan, None, &"away"),
+            Unsent::of(&Outcome::Retry(Box::default())).outcome(&mut plan, &"away"),
             Outcome::Reject { requeue: false, reason: Some(reason) } if reason.contains("away")
         ));
     }
@@ -373,5 +611,123 @@ mod tests {
             effects(&ignoring(true), Outcome::Failure(failure())),
             ["store FAILURE"]
         );
+    }
+
+    /// Everything at once: callbacks, a chain with a chord in it, errbacks of both kinds, a chord that waits.
+    fn member() -> Request {
+        let errback = |task: &str| json!({"task": task, "kwargs": {"k": 1}});
+        let body = json!({"task": "body", "options": {"task_id": "b1", "chord": {"task": "outer"}, "group_id": "g2",
+            "group_index": 5}});
+        let chord = json!({"task": "celery.chord", "subtask_type": "chord", "options": {"task_id": "g3"},
+            "kwargs": {"header": [{"task": "h"}], "body": body}});
+        with_embed(
+            json!({"group": "g1", "group_index": 2}),
+            &json!({
+                "callbacks": [{"task": "cb1"}, {"task": "cb2", "args": [5], "immutable": true}],
+                "errbacks": [errback("old1"), errback("new"), errback("old2")],
+                "chain": [{"task": "last"}, chord, {"task": "next", "options": {"task_id": "x1"}}],
+                "chord": {"task": "sum"},
+            }),
+        )
+    }
+
+    /// Contract sections 4.2, 4.4 and 4.5, and Celery's `trace_task` and `mark_as_failure`.
+    #[test]
+    fn what_follows_an_ending_comes_in_celerys_order() {
+        let request = member();
+        let plan = plan(&request, Definition::default());
+        let effects = |outcome| names(&settle(&request, &plan, outcome, false, scene()));
+        assert_eq!(
+            effects(Outcome::Success("7".into())),
+            [
+                "follow n2 cb1 [7]",
+                "follow n3 cb2 [5]",
+                "follow x1 next [7]",
+                "store SUCCESS",
+                "part i1 of g1 Some(2) SUCCESS",
+                "ack"
+            ]
+        );
+        let failed = [
+            "store FAILURE",
+            "part i1 of g1 Some(2) FAILURE",
+            "prevent g3 -",
+            "prevent x1 -",
+            "prevent b1 b1 of g2 Some(5) FAILURE",
+            "call new {\"k\":1}",
+            "tell n2 old1 [\"i1\"]",
+            "tell n3 old2 [\"i1\"]",
+        ];
+        for outcome in [
+            Outcome::Failure(failure()),
+            Outcome::TimeLimit(1.0),
+            reject(false),
+            Outcome::Refused(failure()),
+            Outcome::WorkerLost("x".into()),
+        ] {
+            let all = effects(outcome.clone());
+            assert_eq!(all[..8], failed, "{outcome:?}");
+            assert!(
+                all.len() == 9 && (all[8] == "ack" || all[8].starts_with("reject")),
+                "{all:?}"
+            );
+        }
+        assert_eq!(
+            effects(Outcome::Revoked(Revocation::Revoked)),
+            ["store REVOKED", "part i1 of g1 Some(2) REVOKED", "ack"]
+        );
+        for outcome in [Outcome::Ignore, Outcome::Duplicate, reject(true)] {
+            assert_eq!(effects(outcome).len(), 1);
+        }
+        assert_eq!(
+            effects(Outcome::Retry(Box::default())),
+            ["publish", "store RETRY", "ack"]
+        );
+    }
+
+    #[test]
+    fn without_results_what_follows_is_done_all_the_same() {
+        let mut request = member();
+        request.ignore_result = Some(true);
+        let plan = plan(&request, Definition::default());
+        let effects = |outcome| names(&settle(&request, &plan, outcome, true, scene()));
+        assert_eq!(effects(Outcome::Success("7".into())).len(), 4);
+        let failed = effects(Outcome::Failure(failure()));
+        assert_eq!(
+            failed[..2],
+            [
+                "part i1 of g1 Some(2) FAILURE",
+                "prevent - b1 of g2 Some(5) FAILURE"
+            ]
+        );
+    }
+
+    #[test]
+    fn children_are_in_the_stored_result_in_sending_order() {
+        let request = member();
+        let plan = plan(&request, Definition::default());
+        let effects = settle(&request, &plan, Outcome::Success("7".into()), true, scene());
+        let stored = effects.iter().find_map(|effect| match effect {
+            Effect::Store(stored) => Some(serde_json::from_str::<Value>(&stored.meta).unwrap()),
+            _ => None,
+        });
+        let group = json!([["n1", null], [[["n2", null], null], [["n3", null], null]]]);
+        assert_eq!(stored.unwrap()["children"], json!([group, [["x1", null], null]]));
+    }
+
+    #[test]
+    fn a_callback_that_makes_no_sense_fails_the_task_and_one_that_cannot_be_sent_does() {
+        let broken = with_embed(
+            json!({}),
+            &json!({"callbacks": [{"task": "cb", "options": {"countdown": "x"}}]}),
+        );
+        let mut plan = plan(&broken, Definition::default());
+        let effects = settle(&broken, &plan, Outcome::Success("7".into()), false, scene());
+        assert_eq!(names(&effects), ["store FAILURE", "ack"]);
+        let unsent = Unsent::of(&Outcome::Success("7".into())).outcome(&mut plan, &"away");
+        assert!(matches!(unsent, Outcome::Failure(failure) if failure.exc_type == "OperationalError"));
+        let errbacks = with_embed(json!({}), &json!({"errbacks": [{"task": ""}]}));
+        let effects = settle(&errbacks, &plan, Outcome::Failure(failure()), false, scene());
+        assert_eq!(names(&effects), ["store FAILURE", "log", "ack"]);
     }
 }

@@ -2,35 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-
-use crate::outcome::State;
-
-/// How a result backend keeps chords.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chords {
-    /// It counts the parts itself; whoever brings the last one sends the body.
-    Native,
-    /// Whoever starts the chord sends `celery.chord_unlock`, which looks for the results until all are there.
-    Unlock,
-    /// Not at all.
-    Refused,
-}
-
-/// One task of a chord's header that ended.
-#[derive(Debug, Clone)]
-pub struct Part {
-    /// The header's group id.
-    pub group: String,
-    /// The task's id.
-    pub task_id: String,
-    /// Its position in the header; a part without one comes last.
-    pub index: Option<u32>,
-    /// How it ended.
-    pub state: State,
-    /// Its value, or the error map.
-    pub result: Box<RawValue>,
-}
+pub use crate::canvas::Chords;
+pub use crate::outcome::Part;
 
 /// Leave to send a chord's body, or to fail it, for a limited time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,17 +28,4 @@ pub enum Arrival {
     Taken(Duration),
     /// The body was sent.
     Done,
-}
-
-impl Part {
-    /// As it is kept, before it is serialized: a list of four.
-    pub(crate) fn to_json(&self) -> String {
-        let text = |text: &str| serde_json::Value::from(text).to_string();
-        format!(
-            "[1, {}, {}, {}]",
-            text(&self.task_id),
-            text(self.state.as_str()),
-            self.result.get()
-        )
-    }
 }

@@ -6,23 +6,14 @@ use serde_json::Value;
 
 use super::{Applied, CanvasError, Chords, Context, Defaults, Partial, Sender, Signature, Step};
 use crate::message::JsonMap;
-use crate::message::content::Writer;
-use crate::queue::{Queues, Router, Rules};
 use crate::task::Definition;
 
 /// Celery's defaults, without tasks of its own.
 pub(super) fn defaults() -> Defaults {
     Defaults {
-        router: Arc::new(Router::default()),
-        queues: Queues::new(Rules::default(), Vec::new()),
-        writer: Writer::default(),
-        priority: None,
-        ignore_result: false,
-        inherit_parent_priority: false,
-        errbacks_on_headers: false,
         chords: Chords::Native,
         origin: "gen1@h".into(),
-        definitions: Arc::default(),
+        ..Defaults::default()
     }
 }
 

@@ -3,9 +3,16 @@
 //! Pure: a signature and a [`Context`] go in, [`Step`]s come out; `execution` carries them out. The rules are those of
 //! `celery/canvas.py`, whose clients and workers have to be able to go on from any point with what is written here.
 
+mod chain;
+mod chord;
 pub mod failing;
+mod follow;
+mod freeze;
+mod group;
 pub mod join;
+mod link;
 mod message;
+mod replace;
 mod results;
 mod signature;
 
@@ -17,10 +24,12 @@ use serde_json::Value;
 
 use crate::message::content::Writer;
 use crate::message::{JsonMap, Outgoing};
-use crate::queue::{Queue, Queues, Router};
+use crate::queue::{Queue, Queues, Router, Rules};
 use crate::task::Definition;
 use results::Results;
 
+pub use follow::{Call, ChordPart, Errbacks, Prevented, described, errbacks, prevented, succeeded, told};
+pub use replace::{add_to_chord, replace};
 pub use signature::{Kind, Signature};
 
 /// The most bytes of bodies that one signature may become.
@@ -51,16 +60,13 @@ pub struct Partial {
     pub options: JsonMap,
 }
 
-/// How chords are kept (contract sections 4.6 and 4.7).
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How a result backend keeps chords (contract sections 4.6 and 4.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chords {
-    /// The backend counts the parts (Redis).
+    /// It counts the parts itself; whoever brings the last one sends the body.
     Native,
-    /// A task, `celery.chord_unlock`, looks whether all parts are there.
-    Unlock {
-        /// `result_chord_retry_interval`, seconds.
-        interval: f64,
-    },
+    /// Whoever starts the chord sends `celery.chord_unlock`, which looks for the results until all are there.
+    Unlock,
     /// Not at all: RPC, or no backend.
     Refused,
 }
@@ -88,6 +94,24 @@ pub struct Defaults {
     pub origin: String,
     /// The options of the tasks of this worker, built-in ones included, by name.
     pub definitions: Arc<BTreeMap<String, Arc<Definition>>>,
+}
+
+/// Celery's defaults, without tasks and without chords.
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            router: Arc::default(),
+            queues: Queues::new(Rules::default(), Vec::new()),
+            writer: Writer::default(),
+            priority: None,
+            ignore_result: false,
+            inherit_parent_priority: false,
+            errbacks_on_headers: false,
+            chords: Chords::Refused,
+            origin: String::new(),
+            definitions: Arc::default(),
+        }
+    }
 }
 
 /// The task that sends.
@@ -210,9 +234,10 @@ impl<'a, 'b> Work<'a, 'b> {
     ) -> Result<Option<results::Node>, CanvasError> {
         match signature.kind {
             Kind::Task | Kind::Map => self.task(signature, partial).map(Some),
-            Kind::Chain(_) | Kind::Group(_) | Kind::Chord { .. } | Kind::Chunks => Err(CanvasError::Invalid(
-                format!("{} cannot be applied yet", signature.task),
-            )),
+            Kind::Chain(_) => self.chain(signature, partial),
+            Kind::Group(_) => self.group(signature, partial).map(Some),
+            Kind::Chord { .. } => self.chord(signature, partial).map(Some),
+            Kind::Chunks => self.chunks(&signature, partial).map(Some),
         }
     }
 

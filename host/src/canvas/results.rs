@@ -22,7 +22,6 @@ struct Entry {
     members: Option<Vec<Node>>,
 }
 
-#[allow(dead_code, reason = "groups and chains follow")]
 impl Results {
     /// The result of a task.
     pub(super) fn task(&mut self, id: impl Into<String>) -> Node {

@@ -19,7 +19,6 @@ const LOGGING: Reason = NotApplicable("the log is set up with --loglevel and goe
 const BACKEND: Reason = NotYet("that result backend is not there yet");
 const CONTROL: Reason = NotYet("remote control comes in a later version");
 const EVENTS: Reason = NotYet("events come in a later version");
-const CANVAS: Reason = NotYet("chords come in a later version");
 const BEAT: Reason = NotApplicable("the scheduler is a program of its own: run `celery beat`");
 const IN_URL: Reason = NotApplicable("it belongs into broker_url or result_backend");
 
@@ -95,11 +94,6 @@ pub const ELSEWHERE: &[(&str, Reason)] = &[
     (
         "result_exchange_type",
         NotApplicable("Celery does not use it any more"),
-    ),
-    ("task_allow_error_cb_on_chord_header", CANVAS),
-    (
-        "task_inherit_parent_priority",
-        NotYet("canvas comes in a later version"),
     ),
     ("task_always_eager", CLIENT),
     ("task_eager_propagates", CLIENT),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Settings, SettingsError};
+use crate::canvas;
 use crate::execution::{Bounds, Options};
 use crate::outcome::Nameable;
 use crate::policy::admit;
@@ -31,6 +32,8 @@ impl Settings {
             hostname: hostname.into(),
             defaults: self.task_defaults()?,
             publish_retry: self.publish_retry(),
+            canvas: self.canvas(hostname)?,
+            chord_join_timeout: admit::seconds(Some(self.result_chord_join_timeout)),
             result_extended: self.result_extended,
             nameable: Arc::new(Nameable::with(self.allowed_exceptions.clone())),
             concurrency: self.concurrency(),
@@ -55,6 +58,22 @@ impl Settings {
                 "CELERY_WORKER_SUCCESSFUL_MAX",
                 "CELERY_WORKER_SUCCESSFUL_EXPIRES",
             )?,
+        })
+    }
+
+    /// What holds for everything that a process of this host sends; it has neither tasks nor chords yet.
+    pub fn canvas(&self, hostname: &str) -> Result<canvas::Defaults, SettingsError> {
+        let host = hostname.split_once('@').map_or(hostname, |(_, host)| host);
+        Ok(canvas::Defaults {
+            router: Arc::new(self.router()?),
+            queues: self.queues()?,
+            writer: self.task_defaults()?.writer,
+            priority: self.task_default_priority,
+            ignore_result: self.task_ignore_result,
+            inherit_parent_priority: self.task_inherit_parent_priority,
+            errbacks_on_headers: self.task_allow_error_cb_on_chord_header,
+            origin: format!("gen{}@{host}", std::process::id()),
+            ..canvas::Defaults::default()
         })
     }
 

@@ -72,8 +72,13 @@ settings! {
     task_serializer: String = "json".into();
     /// Compression of the messages this worker sends: `gzip`, `bzip2`, `lzma`, `brotli`, `zstd`; none by default.
     task_compression: Option<String> = None;
-    /// Priority of the messages that `celerybox call` sends without one.
+    /// Priority of the messages that `celerybox call` sends without one, and of the worker's own tasks that others of its
+    /// tasks send.
     task_default_priority: Option<u8> = None;
+    /// What a task sends has the priority that its own message came with.
+    task_inherit_parent_priority: bool = false;
+    /// An errback that is linked to a chord is also linked to its header tasks.
+    task_allow_error_cb_on_chord_header: bool = false;
     /// Private key that signs what this worker sends with the serializer `auth`: a PEM file.
     security_key: Option<PathBuf> = None;
     /// Password of `security_key`.

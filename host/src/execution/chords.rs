@@ -40,7 +40,11 @@ type Joined = Result<Vec<Value>, Lost>;
 
 impl Execution {
     /// Counts a part of a chord's header for this task; with the last one the body is sent, or fails.
-    pub(super) fn report<'a>(&'a self, task: &'a Task, part: ChordPart) -> BoxFuture<'a, Result<(), StepError>> {
+    pub(super) fn report<'a>(
+        &'a self,
+        task: &'a Task,
+        part: ChordPart,
+    ) -> BoxFuture<'a, Result<(), StepError>> {
         // A chord may be a part of another one.
         async move {
             match self.backend.as_deref() {
@@ -51,7 +55,12 @@ impl Execution {
         .boxed()
     }
 
-    async fn count(&self, backend: &dyn ResultBackend, task: &Task, part: ChordPart) -> Result<(), StepError> {
+    async fn count(
+        &self,
+        backend: &dyn ResultBackend,
+        task: &Task,
+        part: ChordPart,
+    ) -> Result<(), StepError> {
         let ChordPart { part, chord } = part;
         let (token, lease) = (Uuid::new_v4().simple().to_string(), self.lease());
         let again = loop {
@@ -113,7 +122,9 @@ impl Execution {
                 }
                 Ok(results) => {
                     if !backend.extend_claim(claim, self.lease()).await? {
-                        warn!("Chord callback for {group:?} not published: dispatch claim is no longer owned by this worker");
+                        warn!(
+                            "Chord callback for {group:?} not published: dispatch claim is no longer owned by this worker"
+                        );
                         return Ok(());
                     }
                     self.send_body(task, &body, results).await.err()
@@ -125,7 +136,9 @@ impl Execution {
         }
         let remembered = REMEMBERED.max(self.lease() * 2);
         if !backend.finish_chord(claim, remembered).await? {
-            warn!("Chord callback claim for {group:?} was lost before cleanup; chord data was left for expiry");
+            warn!(
+                "Chord callback claim for {group:?} was lost before cleanup; chord data was left for expiry"
+            );
         }
         Ok(())
     }
@@ -170,7 +183,10 @@ impl Execution {
         backend: &dyn ResultBackend,
         tree: &Tree,
     ) -> Result<Result<Vec<Value>, join::Raised>, BackendError> {
-        let deadline = self.options.chord_join_timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = self
+            .options
+            .chord_join_timeout
+            .map(|timeout| Instant::now() + timeout);
         let (mut stored, mut pause) = (HashMap::new(), Duration::from_millis(10));
         loop {
             read_missing(backend, tree, &mut stored).await?;
@@ -194,12 +210,18 @@ impl Execution {
     }
 
     /// Applies the body with the list of results. An error: why it cannot be sent.
-    pub(super) async fn send_body(&self, task: &Task, body: &Signature, results: Vec<Value>) -> Result<(), Lost> {
+    pub(super) async fn send_body(
+        &self,
+        task: &Task,
+        body: &Signature,
+        results: Vec<Value>,
+    ) -> Result<(), Lost> {
         let partial = Partial {
             args: vec![Value::Array(results)],
             ..Partial::default()
         };
-        let failed = |class: (&str, &str), text: String| Lost::callback(&Failure::new(class.0, class.1, text));
+        let failed =
+            |class: (&str, &str), text: String| Lost::callback(&Failure::new(class.0, class.1, text));
         let applied = self.within(task, |context| canvas::apply(body, partial, context));
         let applied = applied.map_err(|error| failed(("builtins", "ValueError"), error.to_string()))?;
         for step in applied.steps {
@@ -211,11 +233,24 @@ impl Execution {
     }
 
     /// Fails the body of a chord: errbacks first, then its state, then what waits for it.
-    pub(super) async fn fail_body(&self, task: &Task, body: &Signature, lost: &Lost) -> Result<(), StepError> {
+    pub(super) async fn fail_body(
+        &self,
+        task: &Task,
+        body: &Signature,
+        lost: &Lost,
+    ) -> Result<(), StepError> {
         let error = lost.error();
-        error!("Chord of {:?} raised: {}", body.text("task_id").unwrap_or(&body.task), error.repr());
+        error!(
+            "Chord of {:?} raised: {}",
+            body.text("task_id").unwrap_or(&body.task),
+            error.repr()
+        );
         let is_group = matches!(body.kind, canvas::Kind::Group(_));
-        let own = if is_group { lost.members_error() } else { error.clone() };
+        let own = if is_group {
+            lost.members_error()
+        } else {
+            error.clone()
+        };
         for failing in failing::body(body, || Uuid::new_v4().to_string()) {
             self.fail_without_run(task, failing, &own).await?;
         }
@@ -235,12 +270,19 @@ impl Execution {
         Ok(())
     }
 
-    async fn fail_without_run(&self, task: &Task, failing: Failing, error: &Failure) -> Result<(), StepError> {
+    async fn fail_without_run(
+        &self,
+        task: &Task,
+        failing: Failing,
+        error: &Failure,
+    ) -> Result<(), StepError> {
         let Failing {
             task: prevented,
             errbacks,
         } = failing;
-        let Some(id) = prevented.id.clone() else { return Ok(()) };
+        let Some(id) = prevented.id.clone() else {
+            return Ok(());
+        };
         self.tell(task, &id, errbacks, error).await;
         let (result, children) = (error_map(error), self.children(task));
         if let Some(backend) = &self.backend {
@@ -314,7 +356,11 @@ pub(super) async fn read_missing(
     tree: &Tree,
     stored: &mut HashMap<String, Stored>,
 ) -> Result<(), BackendError> {
-    let missing: Vec<&str> = tree.ids().into_iter().filter(|id| !stored.contains_key(*id)).collect();
+    let missing: Vec<&str> = tree
+        .ids()
+        .into_iter()
+        .filter(|id| !stored.contains_key(*id))
+        .collect();
     for ids in missing.chunks(READ) {
         let documents = join_all(ids.iter().map(|id| backend.fetch(id))).await;
         let mut complete = true;

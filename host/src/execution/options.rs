@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::canvas;
 use crate::outcome::Nameable;
 use crate::policy::admit::Defaults;
 use crate::policy::autoscale::Autoscale;
@@ -31,6 +32,10 @@ pub struct Options {
     pub defaults: Defaults,
     /// `task_publish_retry_policy`: how long a message that a task sends waits for a broker that is away.
     pub publish_retry: RetryPolicy,
+    /// What holds for everything that is sent; the options of the tasks and how the backend keeps chords are added.
+    pub canvas: canvas::Defaults,
+    /// `result_chord_join_timeout`; `None`: no limit.
+    pub chord_join_timeout: Option<Duration>,
     /// `result_extended`.
     pub result_extended: bool,
     /// Which exceptions tasks may name (`allowed_exceptions`).
@@ -71,6 +76,8 @@ impl Default for Options {
             hostname: "celery@localhost".into(),
             defaults: Defaults::default(),
             publish_retry: RetryPolicy::default(),
+            canvas: canvas::Defaults::default(),
+            chord_join_timeout: Some(Duration::from_secs(3)),
             result_extended: false,
             nameable: Arc::default(),
             concurrency: 1,

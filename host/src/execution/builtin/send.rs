@@ -32,7 +32,9 @@ impl Execution {
         }
         let chunks = serde_json::json!({"task": "celery.chunks", "kwargs": kwargs, "subtask_type": "chunks"});
         let chunks = Signature::read(chunks).map_err(invalid)?;
-        let applied = self.within(task, |context| canvas::apply(&chunks, Partial::default(), context));
+        let applied = self.within(task, |context| {
+            canvas::apply(&chunks, Partial::default(), context)
+        });
         applied.map_err(invalid)
     }
 
@@ -56,7 +58,11 @@ impl Execution {
         let args: Vec<Value> = arguments.read_optional(3, "partial_args")?.unwrap_or_default();
         let is_child = arguments.read_optional(4, "add_to_parent")?.unwrap_or(true);
         let mut all = Applied {
-            children: if is_child { vec![result.clone()] } else { Vec::new() },
+            children: if is_child {
+                vec![result.clone()]
+            } else {
+                Vec::new()
+            },
             result,
             ..Applied::default()
         };

@@ -48,7 +48,8 @@ impl Execution {
 
     fn unlock_arguments(&self, task: &Task) -> Result<Unlock, Failure> {
         let arguments = Arguments::of(Builtin::ChordUnlock, &task.request.body)?;
-        let invalid = |error: crate::canvas::CanvasError| Failure::new("builtins", "ValueError", error.to_string());
+        let invalid =
+            |error: crate::canvas::CanvasError| Failure::new("builtins", "ValueError", error.to_string());
         let body = arguments.get(1, "callback").map_or("null", |raw| raw.get());
         let members: Vec<Value> = arguments.read(4, "result")?;
         let interval: Option<f64> = arguments.read_optional(2, "interval")?;
@@ -98,7 +99,9 @@ impl Execution {
 
     /// Asks to be sent again, unless it was sent too often: then nothing looks any more, and the body fails.
     async fn look_again(&self, task: &Task, unlock: &Unlock, error: Option<Failure>) -> Outcome {
-        let exhausted = unlock.max_retries.is_some_and(|most| task.request.retries >= most);
+        let exhausted = unlock
+            .max_retries
+            .is_some_and(|most| task.request.retries >= most);
         if !exhausted {
             let mut options = JsonMap::new();
             if let Some(kind) = &unlock.exchange_type {

@@ -1,6 +1,6 @@
 //! A request as a client sends it, for tests of decisions.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::super::{Message, Properties, Route};
 use super::{Request, decode};
@@ -11,8 +11,16 @@ pub(crate) const HEADERS: &str = r#"{"lang": "py", "task": "proj.add", "id": "i1
     "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {}, "x-custom": "v1", "redelivered": true,
     "x-death": [1]}"#;
 
-/// The request of [`HEADERS`] with these changed.
+/// The request of [`HEADERS`] with these changed, and a callback.
 pub(crate) fn request(headers: Value) -> Request {
+    with_embed(
+        headers,
+        &json!({"callbacks": [{"task": "cb"}], "errbacks": null, "chain": null, "chord": null}),
+    )
+}
+
+/// The request of [`HEADERS`] with these changed, and with these links.
+pub(crate) fn with_embed(headers: Value, embed: &Value) -> Request {
     let mut all: Map<String, Value> = serde_json::from_str(HEADERS).unwrap();
     all.extend(headers.as_object().cloned().unwrap_or_default());
     let message = Message {
@@ -25,9 +33,7 @@ pub(crate) fn request(headers: Value) -> Request {
             priority: Some(3),
             ..Properties::default()
         },
-        body:
-            br#"[[7], {}, {"callbacks": [{"task": "cb"}], "errbacks": null, "chain": null, "chord": null}]"#
-                .to_vec(),
+        body: format!("[[7], {{}}, {embed}]").into_bytes(),
     };
     decode(
         message,

@@ -1,0 +1,197 @@
+//! A task that hands its identity on, and one that adds to its chord (contract section 4.10).
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::freeze::Freeze;
+use super::{Applied, CanvasError, Context, Kind, Partial, Signature, Step, Work, apply};
+use crate::message::{JsonMap, Request, content};
+
+/// `replace`: another signature takes the place of the task of this request. The task has to end with `replaced` then.
+pub fn replace(
+    request: &Request,
+    mut signature: Signature,
+    context: &mut Context<'_>,
+) -> Result<Applied, CanvasError> {
+    if signature.options.contains_key("chord") {
+        let what = "a signature that replaces a task must not be part of a chord";
+        return Err(CanvasError::Invalid(what.into()));
+    }
+    if matches!(&signature.kind, Kind::Chain(tasks) if tasks.is_empty()) {
+        let what = "an empty chain cannot replace a task";
+        return Err(CanvasError::Invalid(what.into()));
+    }
+    let on_headers = context.defaults.errbacks_on_headers;
+    signature = match &mut signature.kind {
+        Kind::Group(_) => accumulated(signature),
+        Kind::Chain(tasks) => {
+            if matches!(tasks.last(), Some(last) if matches!(last.kind, Kind::Group(_)))
+                && let Some(group) = tasks.pop()
+            {
+                tasks.push(accumulated(group));
+            }
+            signature
+        }
+        _ => signature,
+    };
+    for callback in list(request.body.callbacks.as_deref())? {
+        signature.link(callback);
+    }
+    for errback in list(request.body.errbacks.as_deref())? {
+        signature.link_error(&errback, on_headers);
+    }
+    if let Kind::Chain(tasks) = &mut signature.kind
+        && let Some(links) = signature.options.remove("link")
+        && let Some(last) = tasks.last_mut()
+    {
+        let mut all = last.links("link");
+        all.extend(super::signature::maybe_list(Some(&links)));
+        last.set("link", all);
+    }
+    let nesting = request.replaced_task_nesting.saturating_add(1);
+    let mut work = Work::new(context);
+    let given = Freeze {
+        id: Some(&request.id),
+        ..Freeze::default()
+    };
+    work.freeze(&mut signature, given)?;
+    for (option, value) in [
+        ("chord", value(request.body.chord.as_deref())?),
+        ("group_id", json!(request.group)),
+        ("group_index", json!(request.group_index)),
+        ("root_id", json!(request.root_id)),
+        ("replaced_task_nesting", json!(nesting)),
+    ] {
+        signature.set(option, value);
+    }
+    if let Kind::Chain(tasks) = &mut signature.kind {
+        for task in tasks {
+            task.set("replaced_task_nesting", nesting);
+        }
+    }
+    let mut rest = Vec::new();
+    for element in list(request.body.chain.as_deref())?.into_iter().rev() {
+        let mut element = Signature::read(element)?;
+        element.set("replaced_task_nesting", nesting);
+        rest.push(element);
+    }
+    let signature = followed(signature, rest, on_headers);
+    apply(&signature, Partial::default(), context)
+}
+
+/// `add_to_chord`: one more task for the header that the task of this request is in.
+pub fn add_to_chord(
+    request: &Request,
+    mut signature: Signature,
+    context: &mut Context<'_>,
+) -> Result<Applied, CanvasError> {
+    let (Some(group), Some(chord)) = (&request.group, request.body.chord.as_deref()) else {
+        let what = "the current task is not a member of any chord";
+        return Err(CanvasError::Invalid(what.into()));
+    };
+    for (option, value) in [
+        ("group_id", json!(group)),
+        ("group_index", json!(request.group_index)),
+        ("chord", value(Some(chord))?),
+        ("root_id", json!(request.root_id)),
+    ] {
+        signature.set(option, value);
+    }
+    Work::new(context).freeze(&mut signature, Freeze::default())?;
+    let mut applied = apply(&signature, Partial::default(), context)?;
+    let group = group.clone();
+    applied.steps.insert(0, Step::ChordGrows { group });
+    Ok(applied)
+}
+
+/// A group as one result: a chord whose body returns what it is given.
+fn accumulated(group: Signature) -> Signature {
+    let mut kwargs = JsonMap::new();
+    kwargs.insert("index".into(), 0.into());
+    let body = Signature::task("celery.accumulate", Vec::new(), kwargs);
+    let id = group.options.get("task_id").cloned();
+    let Kind::Group(tasks) = group.kind else {
+        return group;
+    };
+    let mut chord = Signature::chord(tasks, body);
+    if let Some(id) = id.filter(Value::is_string) {
+        chord.set("task_id", id);
+    }
+    chord
+}
+
+/// `first | a | b`, as Celery's operator puts them together.
+fn followed(first: Signature, rest: Vec<Signature>, on_headers: bool) -> Signature {
+    rest.into_iter()
+        .fold(first, |first, next| or(first, next, on_headers))
+}
+
+/// `left | right`.
+fn or(mut left: Signature, right: Signature, on_headers: bool) -> Signature {
+    let right_is = |kinds: fn(&Kind) -> bool| kinds(&right.kind);
+    if right_is(|kind| matches!(kind, Kind::Group(tasks) if tasks.is_empty())) {
+        return left;
+    }
+    match &mut left.kind {
+        // What follows a chord follows its body.
+        Kind::Chord { body: Some(body), .. }
+            if !right_is(|kind| matches!(kind, Kind::Chain(_)))
+                && !right_is(|kind| matches!(kind, Kind::Group(tasks) if tasks.len() > 1)) =>
+        {
+            let own = std::mem::replace(&mut **body, Signature::group(Vec::new()));
+            **body = or(own, right, on_headers);
+            left
+        }
+        Kind::Group(_) => {
+            let id = left.options.get("task_id").cloned();
+            let Kind::Group(tasks) = left.kind else {
+                return right;
+            };
+            let mut chord = Signature::chord(tasks, right);
+            if let Some(id) = id.filter(Value::is_string) {
+                chord.set("task_id", id);
+            }
+            chord
+        }
+        Kind::Chain(tasks) => {
+            let ends_in_chord = matches!(tasks.last(), Some(last) if matches!(last.kind, Kind::Chord { .. }));
+            let ends_in_group = matches!(tasks.last(), Some(last) if matches!(last.kind, Kind::Group(_)));
+            if (ends_in_chord && !right_is(|kind| matches!(kind, Kind::Chord { .. }))) || ends_in_group {
+                if let Some(last) = tasks.pop() {
+                    tasks.push(or(last, right, on_headers));
+                }
+                return left;
+            }
+            let mut tasks = std::mem::take(tasks);
+            unchain(&mut tasks, &left, on_headers);
+            tasks.push(right);
+            // As in Celery its options are gone; those that count are its last task's.
+            Signature::chain(tasks)
+        }
+        _ => Signature::chain(vec![left, right]),
+    }
+}
+
+/// The links of a chain become those of its tasks.
+fn unchain(tasks: &mut [Signature], chain: &Signature, on_headers: bool) {
+    for callback in chain.links("link") {
+        if let Some(last) = tasks.last_mut() {
+            last.link(callback);
+        }
+    }
+    for errback in chain.links("link_error") {
+        for task in &mut *tasks {
+            task.link_error(&errback, on_headers);
+        }
+    }
+}
+
+fn list(raw: Option<&RawValue>) -> Result<Vec<Value>, CanvasError> {
+    let value = value(raw)?;
+    Ok(super::signature::maybe_list(Some(&value)))
+}
+
+fn value(raw: Option<&RawValue>) -> Result<Value, CanvasError> {
+    let Some(raw) = raw else { return Ok(Value::Null) };
+    content::value(raw.get()).ok_or_else(|| CanvasError::Invalid("a signature is nested too deep".into()))
+}

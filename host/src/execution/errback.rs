@@ -1,0 +1,50 @@
+//! Errbacks that a component of this worker declares: called here, with the failure (contract section 4.5).
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use serde_json::value::RawValue;
+use tracing::error;
+
+use super::{Execution, Task};
+use crate::outcome::Outcome;
+use crate::policy::admit;
+use crate::sandbox::Call;
+use crate::settle::Errback;
+
+impl Execution {
+    /// Runs an errback in a slot and a sandbox of its own. It has no message: what it would store or retry is refused.
+    pub(super) async fn errback(&self, task: &Task, errback: Errback) {
+        let Errback {
+            task: name,
+            args,
+            kwargs,
+        } = errback;
+        let Some((component, definition)) = self.registry.get(&name) else {
+            return error!("there is no errback {name}");
+        };
+        let mut request = (*task.request).clone();
+        let raw = |text: String| RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned());
+        (request.body.args, request.body.kwargs) = (raw(args), raw(kwargs));
+        request.task.clone_from(&name);
+        let plan = admit::plan(&request, &definition, &self.options.defaults);
+        let call = Call {
+            request: Arc::new(request),
+            definition,
+            hostname: Arc::clone(&self.options.hostname),
+            time_limit: admit::seconds(plan.time_limit),
+            soft_time_limit: admit::seconds(plan.soft_time_limit),
+            ignore_result: true,
+            nameable: Arc::clone(&self.options.nameable),
+            updates: Arc::new(|_, _| async { Err("an errback has no state of its own".to_owned()) }.boxed()),
+        };
+        let _slot = self.slots.acquire().await;
+        match component.run(call).await.outcome {
+            Outcome::Success(_) | Outcome::Ignore => {}
+            outcome => error!(
+                "Errback {name} of task {} raised an exception: {outcome:?}",
+                task.request.id
+            ),
+        }
+    }
+}
