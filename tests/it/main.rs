@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod amqp;
+mod chords;
 mod cli;
 mod compliance;
 mod conformance;
