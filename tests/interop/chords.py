@@ -25,7 +25,9 @@ def alone(result):
     return app.AsyncResult(result.id)
 
 
-def fails(result, text):
+def fails(result, culprit, error):
+    """With a backend that counts parts the error names the task, with `celery.chord_unlock` it does not."""
+    text = error if app.conf.result_backend.startswith("file:") else f"Dependency {culprit} raised {error}"
     error = expect.raises(ChordError, lambda: alone(result).get(timeout=LIMIT))
     assert str(error) == text, str(error)
 
@@ -53,7 +55,7 @@ def crossing():
         header = [add.s(1, 1).set(queue=first), fail.s("boom").set(queue=first), sleep.s(0.3).set(queue=last)]
         result = chord(header)(echo.s().set(queue=first))
         culprit = result.parent.results[1]
-        fails(result, f"Dependency {culprit.id} raised ValueError('boom', 7)")
+        fails(result, culprit.id, "ValueError('boom', 7)")
 
 
 def failing():
@@ -61,7 +63,7 @@ def failing():
     told = echo.s().set(task_id=app.oid + "-told")
     result = chord([add.s(1, 1), fail.s("boom")])(tsum.s().on_error(errback).on_error(told))
     culprit = result.parent.results[1]
-    fails(result, f"Dependency {culprit.id} raised ValueError('boom', 7)")
+    fails(result, culprit.id, "ValueError('boom', 7)")
     assert app.AsyncResult(told.options["task_id"]).get(timeout=LIMIT) == result.id
     assert app.AsyncResult(errback.options["task_id"]).get(timeout=LIMIT) == "called"
     assert result.parent.results[0].get(timeout=LIMIT) == 2
@@ -75,7 +77,7 @@ def failing():
     expired = add.s(1, 1).set(expires=datetime.now(timezone.utc) - timedelta(hours=1), task_id=app.oid + "-expired")
     if app.conf.broker_url.startswith("redis"):
         result = chord([add.s(1, 1), expired])(tsum.s())
-        fails(result, f"Dependency {expired.options['task_id']} raised TaskRevokedError('expired')")
+        fails(result, expired.options["task_id"], "TaskRevokedError('expired')")
 
 
 def group_body():
@@ -124,11 +126,11 @@ def counted_once():
 def chunks():
     result = add.chunks(zip(range(10), range(10)), 4).apply_async()
     assert result.get(timeout=LIMIT) == [[0, 2, 4, 6], [8, 10, 12, 14], [16, 18]]
-    items = [[n, n] for n in range(5)] + [[2**70, 1]]
+    items = [[n, n] for n in range(5)] + [[2**60, 1]]
     sent = app.send_task("celery.chunks", kwargs={"task": dict(add.s()), "it": items, "n": 2})
     tuples = sent.get(timeout=LIMIT)
     members = app.GroupResult(tuples[0][0], [app.AsyncResult(member[0][0]) for member in tuples[1]])
-    assert members.join(timeout=LIMIT) == [[0, 2], [4, 6], [8, 2**70 + 1]]
+    assert members.join(timeout=LIMIT) == [[0, 2], [4, 6], [8, 2**60 + 1]]
     assert [child.id for child in sent.children] == [tuples[0][0]], sent.children
 
 

@@ -123,15 +123,6 @@ impl Stored {
     }
 }
 
-/// What a join of a [`Tree`] came to.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Raised {
-    /// The task that failed, where it is a member of the outermost group itself.
-    pub member: Option<String>,
-    /// Its error.
-    pub error: Failure,
-}
-
 impl Tree {
     /// Reads a saved group, `{"result": tuple}`; `None` where there is none.
     pub fn saved(document: &str) -> Result<Option<Self>, CanvasError> {
@@ -191,22 +182,15 @@ impl Tree {
 
     /// The results in this structure. `Ok(None)`: one is missing; the first that failed is the error, unless one before
     /// it is missing.
-    pub fn join(&self, stored: &HashMap<String, Stored>) -> Result<Option<Value>, Raised> {
-        self.join_within(stored, 0)
-    }
-
-    fn join_within(&self, stored: &HashMap<String, Stored>, depth: usize) -> Result<Option<Value>, Raised> {
+    pub fn join(&self, stored: &HashMap<String, Stored>) -> Result<Option<Value>, Failure> {
         match self {
             Self::Task(id) => match stored.get(id) {
                 None => Ok(None),
-                Some(stored) if is_lost(&stored.state) => Err(Raised {
-                    member: (depth <= 1).then(|| id.clone()),
-                    error: Failure::read(&stored.result),
-                }),
+                Some(stored) if is_lost(&stored.state) => Err(Failure::read(&stored.result)),
                 Some(stored) => Ok(Some(stored.result.clone())),
             },
             Self::Group(members) => {
-                let joined = members.iter().map(|member| member.join_within(stored, depth + 1));
+                let joined = members.iter().map(|member| member.join(stored));
                 // The order matters: what comes after a missing one is not looked at.
                 let mut results = Vec::with_capacity(members.len());
                 for joined in joined {
@@ -302,20 +286,14 @@ mod tests {
             json!({"exc_type": "TaskRevokedError", "exc_message": ["x"]}),
         );
         let raised = tree.join(&stored(&results)).unwrap_err();
-        assert_eq!(
-            (raised.member, raised.error.repr()),
-            (None, "TaskRevokedError('x')".into())
-        );
+        assert_eq!(raised.repr(), "TaskRevokedError('x')");
         results[0] = (
             "a",
             "FAILURE",
             json!({"exc_type": "KeyError", "exc_message": "k"}),
         );
         let raised = tree.join(&stored(&results)).unwrap_err();
-        assert_eq!(
-            (raised.member, raised.error.repr()),
-            (Some("a".into()), "KeyError('k')".into())
-        );
+        assert_eq!(raised.repr(), "KeyError('k')");
     }
 
     #[test]

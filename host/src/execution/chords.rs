@@ -171,7 +171,7 @@ impl Execution {
             }),
             Ok(Some(tree)) => {
                 let read = self.read_tree(backend, &tree).await?;
-                Ok(read.map_err(|raised| Lost::join(&raised.error)))
+                Ok(read.map_err(|error| Lost::join(&error)))
             }
             Err(error) => Ok(Err(unreadable(error.to_string()))),
         }
@@ -182,7 +182,7 @@ impl Execution {
         &self,
         backend: &dyn ResultBackend,
         tree: &Tree,
-    ) -> Result<Result<Vec<Value>, join::Raised>, BackendError> {
+    ) -> Result<Result<Vec<Value>, Failure>, BackendError> {
         let deadline = self
             .options
             .chord_join_timeout
@@ -193,13 +193,10 @@ impl Execution {
             match tree.join(&stored) {
                 Ok(Some(Value::Array(results))) => return Ok(Ok(results)),
                 Ok(Some(one)) => return Ok(Ok(vec![one])),
-                Err(raised) => return Ok(Err(raised)),
+                Err(error) => return Ok(Err(error)),
                 Ok(None) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
                     let text = "The operation timed out.";
-                    return Ok(Err(join::Raised {
-                        member: None,
-                        error: Failure::new("celery.exceptions", "TimeoutError", text),
-                    }));
+                    return Ok(Err(Failure::new("celery.exceptions", "TimeoutError", text)));
                 }
                 Ok(None) => {
                     sleep(pause).await;

@@ -21,11 +21,10 @@ struct Fleet {
 impl Fleet {
     fn start(place: Place, mixed: bool) -> Fleet {
         let settings = json!({"result_chord_retry_interval": 0.2});
-        let mut workers = vec![Worker::start(
-            &place,
-            &settings,
-            &["-c", "8", "-Q", OURS, "-n", "ours@h"],
-        )];
+        // What names no queue is sent to `celery`.
+        let queues = format!("{OURS},celery");
+        let ours = Worker::start(&place, &settings, &["-c", "8", "-Q", &queues, "-n", "ours@h"]);
+        let mut workers = vec![ours];
         if mixed {
             let arguments = ["-c", "4", "-Q", THEIRS, "-n", "theirs@h"];
             workers.push(Worker::python(&place, &settings, &arguments));

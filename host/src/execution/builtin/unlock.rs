@@ -81,10 +81,8 @@ impl Execution {
         }
         let lost = match self.read_tree(backend, &unlock.header).await? {
             Ok(results) => self.send_body(task, &unlock.body, results).await.err(),
-            Err(raised) => Some(match raised.member {
-                Some(id) => Lost::dependency(&id, raised.error),
-                None => Lost::because(raised.error.repr(), Some(raised.error)),
-            }),
+            // Celery means to name the task, but finds it only among those that it remembers, and never there.
+            Err(error) => Some(Lost::because(error.repr(), Some(error))),
         };
         match lost {
             Some(lost) => self.lose(task, unlock, &lost).await.map(|()| true),
