@@ -108,6 +108,7 @@ impl Task {
                 ignore_result: false,
                 nameable: Arc::default(),
                 updates: Arc::clone(&self.updates),
+                errands: Arc::new(|errand| panic!("{errand:?}")),
             };
             let one = Instant::now();
             let run = self.component.run(call).await;

@@ -167,24 +167,30 @@ pub fn prevented(
     })
 }
 
-/// FAILURE of a task that never had a request of its own: the body of a chord that failed (contract section 4.6).
-/// `children` are those of the task that reported last.
-pub fn without_request(id: &str, result: &RawValue, children: &[Value], scene: Scene<'_>) -> StoredResult {
+/// A state of a task that this worker does not run, as a task that sent it may store it.
+pub fn of_another(
+    task_id: &str,
+    state: State,
+    value: &RawValue,
+    traceback: Option<&str>,
+    children: &[Value],
+    now: Timestamp,
+) -> StoredResult {
     let meta = Meta {
-        status: State::Failure.as_str(),
-        result,
-        traceback: None,
+        status: state.as_str(),
+        result: value,
+        traceback,
         children,
-        date_done: Some(format_time(scene.now)),
+        date_done: state.is_ready().then(|| format_time(now)),
         group_id: None,
         parent_id: None,
         extended: None,
-        task_id: id,
+        task_id,
     };
     StoredResult {
-        task_id: id.to_owned(),
-        state: State::Failure,
+        task_id: task_id.to_owned(),
         meta: to_json(&meta),
+        state,
         reply_to: None,
         correlation_id: None,
     }

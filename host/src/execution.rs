@@ -22,7 +22,7 @@ use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
 use crate::sandbox::registry::{Code, Registry};
-use crate::sandbox::{Call, Run};
+use crate::sandbox::{Call, Component, Run};
 use crate::settle::{self, Effect, Left, Prevent, Unsent};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
@@ -32,6 +32,7 @@ pub mod active;
 mod again;
 mod builtin;
 mod chords;
+pub mod errands;
 mod errback;
 pub mod known;
 mod options;
@@ -47,6 +48,7 @@ pub use prefetch::Prefetch;
 
 use acked::Acked;
 use active::{Active, Here, Progress};
+use errands::Ledger;
 use known::Known;
 use prefetch::Counted;
 use rates::Rates;
@@ -90,8 +92,8 @@ struct Task {
     code: Code,
     plan: Plan,
     here: Here,
-    /// Result tuples of what was sent, in sending order (contract section 4.9).
-    children: Arc<Mutex<Vec<Value>>>,
+    /// What its run sends.
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 /// Leave to run one task now. Only [`Execution::admit`] makes one, and it holds a slot.
@@ -156,13 +158,8 @@ impl Execution {
             (definition.name.clone(), own.unwrap_or(options.rate_limit))
         });
         let rates = Rates::new(limits.filter(|_| !options.disable_rate_limits));
-        let definitions = registry.definitions();
-        let definitions = definitions.map(|definition| (definition.name.clone(), Arc::clone(definition)));
         let canvas = canvas::Defaults {
-            definitions: Arc::new(definitions.collect()),
-            chords: backend
-                .as_ref()
-                .map_or(canvas::Chords::Refused, |backend| backend.chords()),
+            definitions: Arc::new(registry.known()),
             ..options.canvas.clone()
         };
         let retry = options.publish_retry.clone();
@@ -219,7 +216,7 @@ impl Execution {
             request: Arc::new(request),
             definition,
             code,
-            children: Arc::default(),
+            ledger: Arc::default(),
         };
         Some((task, receipt))
     }
@@ -348,7 +345,7 @@ impl Execution {
 
     async fn execute(&self, task: &Task, acked: &Acked) -> Run {
         match &task.code {
-            Code::Component(component) => component.run(self.call(task, acked)).await,
+            Code::Component(component) => component.run(self.call(task, component, acked)).await,
             Code::Builtin(builtin) => self.run_builtin(task, *builtin, acked).await,
         }
     }
@@ -388,7 +385,7 @@ impl Execution {
         }
     }
 
-    fn call(&self, task: &Task, acked: &Acked) -> Call {
+    fn call(&self, task: &Task, component: &Component, acked: &Acked) -> Call {
         Call {
             request: Arc::clone(&task.request),
             definition: Arc::clone(&task.definition),
@@ -398,6 +395,7 @@ impl Execution {
             ignore_result: task.plan.ignore_result,
             nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request, acked),
+            errands: self.errands(task, component, acked),
         }
     }
 
@@ -418,13 +416,14 @@ impl Execution {
 
     /// The result tuples of what a task sent so far.
     fn children(&self, task: &Task) -> Vec<Value> {
-        let children = task.children.lock();
-        children.unwrap_or_else(PoisonError::into_inner).clone()
+        let ledger = task.ledger.lock();
+        ledger.unwrap_or_else(PoisonError::into_inner).children.clone()
     }
 
     fn add_children(&self, task: &Task, added: Vec<Value>) {
-        let children = task.children.lock();
-        children.unwrap_or_else(PoisonError::into_inner).extend(added);
+        let ledger = task.ledger.lock();
+        let mut ledger = ledger.unwrap_or_else(PoisonError::into_inner);
+        ledger.children.extend(added);
     }
 
     /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after

@@ -21,7 +21,7 @@ struct State {
 /// for example) is moved aside and reported.
 pub(crate) fn load(path: &Path) -> Vec<String> {
     match read(path) {
-        Ok(Some(state)) => state.revoked,
+        Ok(Some(ids)) => ids,
         Ok(None) => Vec::new(),
         Err(error) => {
             let aside = beside(path, ".bad");
@@ -40,18 +40,14 @@ pub(crate) fn load(path: &Path) -> Vec<String> {
 
 /// Writes the ids in one step: whoever reads finds the old file or the new one.
 pub(crate) fn save(path: &Path, revoked: &[String]) -> std::io::Result<()> {
-    let state = State {
-        celerybox_worker_state: 1,
-        revoked: revoked.to_vec(),
-    };
     let new = beside(path, ".new");
     let mut file = std::fs::File::create(&new)?;
-    file.write_all(&serde_json::to_vec(&state)?)?;
+    file.write_all(&bytes(revoked)?)?;
     file.sync_all()?;
     std::fs::rename(&new, path)
 }
 
-fn read(path: &Path) -> std::io::Result<Option<State>> {
+fn read(path: &Path) -> std::io::Result<Option<Vec<String>>> {
     let file = match std::fs::File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
@@ -61,11 +57,25 @@ fn read(path: &Path) -> std::io::Result<Option<State>> {
     if bytes.len() as u64 > LARGEST {
         return Err(std::io::Error::other(format!("larger than {LARGEST} bytes")));
     }
-    let state: State = serde_json::from_slice(&bytes)?;
+    parse(&bytes).map(Some)
+}
+
+/// The content of a file with these ids.
+pub(crate) fn bytes(revoked: &[String]) -> std::io::Result<Vec<u8>> {
+    let state = State {
+        celerybox_worker_state: 1,
+        revoked: revoked.to_vec(),
+    };
+    Ok(serde_json::to_vec(&state)?)
+}
+
+/// The ids in the content of a file.
+pub(crate) fn parse(bytes: &[u8]) -> std::io::Result<Vec<String>> {
+    let state: State = serde_json::from_slice(bytes)?;
     if state.celerybox_worker_state != 1 {
         return Err(std::io::Error::other("of another version"));
     }
-    Ok(Some(state))
+    Ok(state.revoked)
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {

@@ -8,7 +8,8 @@ seconds=${1:-600}
 shift || true
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-    targets=(compression envelope iso8601 json msgpack pickle request result signed yaml)
+    targets=(compression envelope iso8601 json msgpack parameters pickle record request result screen signed
+        state_db yaml)
 fi
 
 if ! command -v cargo-fuzz >/dev/null; then

@@ -34,6 +34,14 @@ pub fn venv_python() -> PathBuf {
     existing(root().join(".build/venv/bin/python"), "make python")
 }
 
+/// The interpreter of the environment with an old line of Celery, `4.4` for example.
+pub(crate) fn venv_python_of(line: &str) -> PathBuf {
+    existing(
+        root().join(format!(".build/venv-{line}/bin/python")),
+        "make python",
+    )
+}
+
 /// A server's program: on the `PATH`, or where Debian puts servers, which is not on everybody's `PATH`.
 pub(crate) fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();

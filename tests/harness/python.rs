@@ -3,7 +3,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::broker::Place;
-use crate::place::{root, venv_python};
+use crate::place::{root, venv_python, venv_python_of};
 
 /// Runs a script of `tests/interop` in the environment with real Celery, with the place's broker and backend in its
 /// environment, and returns the JSON of its last output line (null where there is none).
@@ -48,6 +48,18 @@ pub fn check(place: &Place, name: &str) {
     python(place, "checks.py", &[name]);
 }
 
+/// Runs `tests/interop/old.py`: what a client of an older version of Celery sees, whose messages have this protocol. `line`
+/// is the version's environment: 4.4, which only Python up to 3.11 can run, or 5.2.
+///
+/// # Panics
+/// Where the check does not hold; with the client's traceback.
+pub fn check_old(place: &Place, line: &str, version: &str, protocol: u8) {
+    let python = venv_python_of(line);
+    let mut old = with_environment(Command::new(python), &place.broker_url(), &place.backend_url());
+    old.arg("-W").arg("ignore");
+    run(old, "old.py", &[version, &protocol.to_string()]);
+}
+
 /// Sends a task `number` times with the same arguments (a JSON list) and returns the ids.
 ///
 /// # Panics
@@ -61,7 +73,7 @@ pub fn send(place: &Place, task: &str, number: usize, args: &Value, options: &Va
 }
 
 /// The interpreter in `tests/interop`, with the environment that `proj.py` reads.
-pub(crate) fn interpreter(place: &Place) -> Command {
+pub fn interpreter(place: &Place) -> Command {
     let mut command = interpreter_for(&place.broker_url(), &place.backend_url());
     command.env("TEST_DATA_DIR", place.data_dir());
     command
@@ -69,7 +81,10 @@ pub(crate) fn interpreter(place: &Place) -> Command {
 
 /// The interpreter in `tests/interop`, for a broker and a result backend that are servers.
 pub fn interpreter_for(broker: &str, backend: &str) -> Command {
-    let mut command = Command::new(venv_python());
+    with_environment(Command::new(venv_python()), broker, backend)
+}
+
+fn with_environment(mut command: Command, broker: &str, backend: &str) -> Command {
     command
         .current_dir(root().join("tests/interop"))
         .env("PYTHONDONTWRITEBYTECODE", "1")

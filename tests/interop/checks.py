@@ -9,7 +9,7 @@ import time
 from datetime import datetime, timedelta, timezone
 
 import expect
-from celery import group, states
+from celery import chain, group, states
 from celery.exceptions import (
     MaxRetriesExceededError,
     NotRegistered,
@@ -26,6 +26,15 @@ LIMIT = 60
 
 def call(name, *args, **options):
     return app.send_task(name, args, **options)
+
+
+def add(*args, **options):
+    return call("arithmetic.add", *args, **options)
+
+
+def s(name, *args, **options):
+    """A signature of a task that a client need not know."""
+    return app.signature(name, args, **options)
 
 
 def polls_only():
@@ -348,6 +357,95 @@ def large_result():
     assert len(call("probe.letters", 1_000_000).get(timeout=LIMIT)) == 1_000_000
     error = expect.raises(ValueError, lambda: call("probe.letters", 1_100_000).get(timeout=LIMIT))
     assert "limits.result" in str(error), str(error)
+
+
+def link():
+    """Callbacks get the value; several are one group. What was sent is in `children` once there is a result."""
+    one = add(2, 3, link=s("arithmetic.add", 10))
+    assert one.get(timeout=LIMIT) == 5
+    (child,) = one.children
+    assert child.get(timeout=LIMIT) == 15
+    two = add(2, 3, link=[s("arithmetic.add", 10), s("arithmetic.mul", 10), s("probe.echo", "alone", immutable=True)])
+    assert two.get(timeout=LIMIT) == 5
+    (children,) = two.children
+    assert children.get(timeout=LIMIT) == [15, 50, "alone"]
+    both = add(2, 3, link=[group(s("arithmetic.add", 1), s("arithmetic.add", 2)), s("arithmetic.mul", 2)])
+    assert both.get(timeout=LIMIT) == 5
+    assert [child.get(timeout=LIMIT) for child in both.children] == [[6, 7], [10]]
+
+
+def link_error():
+    """Errbacks get the id of the task that failed, immutable ones only their own arguments."""
+    told, alone, never = s("probe.echo"), s("probe.echo", "alone", immutable=True), s("probe.echo", immutable=False)
+    results = [errback.freeze() for errback in (told, alone, never)]
+    failed = call("probe.fail", "told", link_error=[told, alone], link=never)
+    expect.raises(ValueError, lambda: failed.get(timeout=LIMIT))
+    assert results[0].get(timeout=LIMIT) == failed.id
+    assert results[1].get(timeout=LIMIT) == "alone"
+    late = s("probe.echo")
+    result = late.freeze()
+    killed = call("spin.forever", time_limit=1, link_error=late)
+    expect.raises(TimeLimitExceeded, lambda: killed.get(timeout=LIMIT))
+    assert result.get(timeout=LIMIT) == killed.id
+    assert results[2].state == states.PENDING
+
+
+def chain_of_three():
+    result = chain(s("arithmetic.add", 1, 2), s("arithmetic.add", 3), s("arithmetic.mul", 4))()
+    assert result.get(timeout=LIMIT) == 24
+    assert [node.get(timeout=LIMIT) for node in (result.parent, result.parent.parent)] == [6, 3]
+    assert result.parent.children == [result] and result.parent.parent.children == [result.parent]
+    assert result.children == []
+
+
+def chain_fails():
+    """Nothing after the task that failed runs; all of it has its error, and its errback is called once."""
+    errback = s("probe.echo")
+    told = errback.freeze()
+    workflow = chain(s("arithmetic.add", 1, 2), s("probe.fail"), s("arithmetic.add", 3), s("arithmetic.mul", 4))
+    workflow.link_error(errback)
+    result = workflow()
+    error = expect.raises(ValueError, lambda: result.get(timeout=LIMIT))
+    assert error.args == (3, 7), error.args
+    failed = result.parent.parent
+    assert failed.parent.get(timeout=LIMIT) == 3
+    for node in (failed, result.parent, result):
+        assert node.state == states.FAILURE and node.result.args == (3, 7), (node.state, node.result)
+        assert node.traceback == failed.traceback
+    assert told.get(timeout=LIMIT) == failed.id
+
+
+def chain_ends_in_group():
+    result = chain(s("arithmetic.add", 1, 2), group(s("arithmetic.add", 1), s("arithmetic.mul", 5)))()
+    assert result.get(timeout=LIMIT) == [4, 15]
+    assert result.parent.get(timeout=LIMIT) == 3
+    ((child),) = result.parent.children
+    assert child.id == result.id and [member.id for member in child] == [member.id for member in result]
+
+
+def lineage():
+    """Every task of a workflow names its first task, and the one that sent it."""
+    ask = s("probe.request", immutable=True)
+    callback = s("probe.request", immutable=True)
+    called = callback.freeze()
+    result = chain(ask.clone(), ask.clone().set(link=callback), ask.clone())()
+    last = result.get(timeout=LIMIT)
+    first = result.parent.parent.id
+    assert (last["root_id"], last["parent_id"]) == (first, result.parent.id)
+    assert result.parent.get(timeout=LIMIT)["parent_id"] == first
+    linked = called.get(timeout=LIMIT)
+    assert (linked["root_id"], linked["parent_id"]) == (first, result.parent.id)
+
+
+def stamps():
+    """Stamps travel with each task of a workflow."""
+    workflow = chain(s("arithmetic.add", 1, 2), s("arithmetic.add", 3))
+    workflow.stamp(order="A7")
+    result = workflow()
+    assert result.get(timeout=LIMIT) == 6
+    for node in (result, result.parent):
+        meta = node.backend.get_task_meta(node.id)
+        assert meta["stamped_headers"] == ["order"] and meta["order"] == "A7", meta
 
 
 def maps():

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use celerybox::broker::options::COMMON;
 use celerybox::broker::{amqp, filesystem, redis};
 use celerybox::cli::worker_options;
 use celerybox::config::SETTINGS;
@@ -88,6 +89,11 @@ fn table() -> String {
         row(&mut out, &option.name, state, &option.help.replace('\n', " "));
     }
 
+    part(&mut out, "Transport options of every broker");
+    for (name, why) in COMMON {
+        row(&mut out, name, NOT_APPLICABLE, why);
+    }
+
     for (key, title, names) in [
         ("redis", "Transport options of Redis", redis::NAMES),
         ("amqp", "Transport options of AMQP", amqp::NAMES),
@@ -109,6 +115,7 @@ fn table() -> String {
     }
 
     for (key, title) in [
+        ("queues", "Options of a queue"),
         ("environment", "Environment"),
         ("signals", "Signals"),
         ("messages", "Messages"),

@@ -58,23 +58,27 @@ checks! {
         apply, values, many, progress, progress_state, request, retry, retry_state, retries_exhausted, failure,
         wrong_arguments, not_registered, expires, countdown, ignore_result, track_started, soft_limit, hard_limit,
         extended, reject, garbage, retry_arguments, max_retries_exceeded, autoretry, requeue, late_timeout, late_failure,
-        soft_limit_ignored, eta, rate_limit, exceptions, large_result, maps, builtins,
+        soft_limit_ignored, eta, rate_limit, exceptions, large_result, maps, builtins, link, link_error, chain_of_three, chain_fails,
+        chain_ends_in_group, lineage, stamps,
     ];
     amqp: Place::amqp() => [
         apply, values, many, progress, progress_state, request, retry, retry_state, retries_exhausted, failure,
         wrong_arguments, not_registered, expires, countdown, ignore_result, track_started, soft_limit, hard_limit,
         extended, reject, garbage, retry_arguments, max_retries_exceeded, autoretry, requeue, late_timeout, late_failure,
-        soft_limit_ignored, eta, rate_limit, exceptions, large_result, maps, builtins,
+        soft_limit_ignored, eta, rate_limit, exceptions, large_result, maps, builtins, link, link_error, chain_of_three, chain_fails,
+        chain_ends_in_group, lineage, stamps,
     ];
     rpc: Place::amqp_rpc() => [
         apply, values, many, progress, progress_state, retry, retry_state, retries_exhausted, failure,
         wrong_arguments, not_registered, expires, countdown, ignore_result, track_started, soft_limit, hard_limit,
-        reject, retry_arguments, max_retries_exceeded, autoretry, requeue, soft_limit_ignored, eta, exceptions, maps, builtins,
+        reject, retry_arguments, max_retries_exceeded, autoretry, requeue, soft_limit_ignored, eta, exceptions,
+        maps, builtins, chain_of_three, link_error,
     ];
     files: Place::files() => [
         apply, values, many, progress, progress_state, request, retry, retry_state, retries_exhausted, failure,
         wrong_arguments, not_registered, expires, countdown, ignore_result, track_started, soft_limit, hard_limit,
         extended, reject, garbage, retry_arguments, max_retries_exceeded, autoretry, requeue, late_timeout, late_failure,
-        soft_limit_ignored, eta, rate_limit, exceptions, large_result, maps, builtins,
+        soft_limit_ignored, eta, rate_limit, exceptions, large_result, maps, builtins, link, link_error, chain_of_three, chain_fails,
+        chain_ends_in_group, lineage, stamps,
     ];
 }

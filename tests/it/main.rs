@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod amqp;
+mod canvas;
 mod chords;
 mod cli;
 mod compliance;
@@ -18,6 +19,7 @@ mod interop;
 mod layers;
 mod load;
 mod long;
+mod old_clients;
 mod options;
 mod queues;
 mod readme;

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# A Python environment in .build/venv with the real Celery of requirements.txt. Quick when it is there already.
+# Python environments with real Celery: .build/venv as requirements.txt says, and beside it one for each line of old clients
+# (requirements-*.txt). Quick when they are there already.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-venv="$root/.build/venv"
-requirements="$here/requirements.txt"
-stamp="$venv/requirements.txt"
+names=(venv venv-4.4 venv-5.2)
 
 say() { printf 'python: %s\n' "$*" >&2; }
 
-ready() { cmp -s "$requirements" "$stamp" && "$venv/bin/python" -c '' 2>/dev/null; }
-ready && exit 0
+requirements_of() { printf '%s/requirements%s.txt' "$here" "${1#venv}"; }
+
+ready() { cmp -s "$(requirements_of "$1")" "$root/.build/$1/requirements.txt" && "$root/.build/$1/bin/python" -c '' 2>/dev/null; }
+all_ready() { for name in "${names[@]}"; do ready "$name" || return 1; done; }
+all_ready && exit 0
 
 mkdir -p "$root/.build"
 exec 9<"$root/.build"
 if command -v flock >/dev/null; then flock 9; fi
-ready && exit 0
+all_ready && exit 0
 
 if ! command -v python3 >/dev/null || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     # Debian splits both modules off into a package of their own; an environment without pip is no use here.
@@ -40,17 +42,25 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
     exit 1
 }
 
-say "creating .build/venv"
-rm -rf "$venv"
-if python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    python3 -m venv "$venv"
-else
-    virtualenv -q "$venv"
-fi
-say "installing $(grep -v '^#' "$requirements" | xargs)"
-"$venv/bin/python" -m pip install --disable-pip-version-check --no-input -r "$requirements" >&2 || {
-    say "pip could not install the packages of tests/setup/requirements.txt (see above)."
-    exit 1
+make_environment() {
+    local venv="$root/.build/$1" requirements
+    requirements=$(requirements_of "$1")
+    say "creating .build/$1"
+    rm -rf "$venv"
+    if python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        python3 -m venv "$venv"
+    else
+        virtualenv -q "$venv"
+    fi
+    say "installing $(grep -v '^#' "$requirements" | xargs)"
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input -r "$requirements" >&2 || {
+        say "pip could not install the packages of $requirements (see above)."
+        exit 1
+    }
+    cp "$requirements" "$venv/requirements.txt"
 }
-cp "$requirements" "$stamp"
-say "ready: $("$venv/bin/celery" --version)"
+
+for name in "${names[@]}"; do
+    ready "$name" || make_environment "$name"
+done
+say "ready: $("$root/.build/venv/bin/celery" --version)"

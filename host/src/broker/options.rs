@@ -11,7 +11,7 @@ const CONNECTION: &str =
     "broker_connection_retry and broker_connection_max_retries say how connecting is retried";
 
 /// Those that every transport of kombu takes and that do nothing here.
-const COMMON: [(&str, &str); 6] = [
+pub const COMMON: [(&str, &str); 6] = [
     ("max_retries", CONNECTION),
     ("interval_start", CONNECTION),
     ("interval_step", CONNECTION),

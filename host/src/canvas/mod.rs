@@ -96,7 +96,7 @@ pub struct Defaults {
     pub definitions: Arc<BTreeMap<String, Arc<Definition>>>,
 }
 
-/// Celery's defaults, without tasks and without chords.
+/// Celery's, without tasks, and without a result backend.
 impl Default for Defaults {
     fn default() -> Self {
         Self {

@@ -41,6 +41,9 @@ impl Tasks {
                 println!("  {}", describe(definition));
             }
             println!("  imports: {}", component.imports().join(", "));
+            for line in component.grants().lines() {
+                println!("  granted: {line}");
+            }
         }
         Ok(broken(&registry))
     }
@@ -88,6 +91,11 @@ impl Check {
         println!("concurrency:    {}", settings.concurrency());
         println!("components:     {}", registry.components().len());
         println!("tasks:          {}", registry.names().count());
+        for component in registry.components() {
+            for line in component.grants().lines() {
+                println!("granted:        {}: {line}", component.name());
+            }
+        }
         Ok(broken(&registry))
     }
 }

@@ -19,7 +19,8 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::global::Global;
-use crate::config::Settings;
+use crate::config::{Settings, SettingsError};
+use crate::nearest::did_you_mean;
 use crate::sandbox::Sandbox;
 use crate::sandbox::registry::{self, Registry};
 
@@ -144,12 +145,33 @@ async fn load(settings: &Settings, concurrency: u32) -> anyhow::Result<Registry>
     for (path, error) in registry.broken() {
         tracing::error!("{}: {error}", path.display());
     }
+    for name in settings.component.keys() {
+        let serves = registry
+            .components()
+            .iter()
+            .any(|component| component.name() == name);
+        let broken = || {
+            registry
+                .broken()
+                .iter()
+                .any(|(path, _)| path.file_stem().is_some_and(|stem| *stem == **name))
+        };
+        if !serves && !broken() {
+            let names = registry.components().iter().map(|component| component.name());
+            tracing::warn!(
+                "component.{name}: there is no such component{}",
+                did_you_mean(name, names)
+            );
+        }
+    }
     Ok(registry)
 }
 
 fn sandbox(settings: &Settings, concurrency: u32) -> anyhow::Result<Sandbox> {
     let cache = settings.cache_dir.clone().or_else(default_cache);
-    Sandbox::new(settings.limits.clone(), concurrency, cache).context("cannot set up the sandbox")
+    let granting = settings.granting().map_err(SettingsError::Invalid)?;
+    let sandbox = Sandbox::new(settings.limits.clone(), concurrency, cache);
+    Ok(sandbox.context("cannot set up the sandbox")?.granting(granting))
 }
 
 /// `$XDG_CACHE_HOME/celerybox`, else `~/.cache/celerybox`; without a home nothing is cached.

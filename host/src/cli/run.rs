@@ -102,6 +102,9 @@ impl Run {
                 eprintln!("{}: {meta}", state.as_str());
                 async { Ok(()) }.boxed()
             }),
+            errands: Arc::new(|_| {
+                async { Err(crate::sandbox::ErrandError::NotSupported("canvas follows".into())) }.boxed()
+            }),
         };
         let run = component.run(call).await;
         eprint!("{}", run.output);

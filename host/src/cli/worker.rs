@@ -199,7 +199,9 @@ impl Worker {
             Err(code) => return Ok(code),
         };
         let queues = settings.consumed(&self.queues, &self.exclude_queues, &hostname)?;
-        let options = settings.execution(&hostname, self.serving.autoscale.as_deref())?;
+        let broker = connect::broker(&settings)?;
+        let backend = connect::backend(&settings, &broker)?;
+        let options = settings.execution(&hostname, self.serving.autoscale.as_deref(), backend.as_ref())?;
         let most = options.autoscale.map_or(options.concurrency, |scale| scale.max);
         let shutdown = Shutdown::default();
         let active = Arc::<Active>::default();
@@ -210,8 +212,6 @@ impl Worker {
         shutdown
             .follow_signals(settings.soft_shutdown(), dump)
             .context("cannot follow signals")?;
-        let broker = connect::broker(&settings)?;
-        let backend = connect::backend(&settings, &broker)?;
         if self.purge {
             for queue in &queues {
                 let count = broker.purge(queue).await?;

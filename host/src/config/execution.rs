@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Settings, SettingsError};
-use crate::canvas;
+use crate::backend::ResultBackend;
 use crate::execution::{Bounds, Options};
 use crate::outcome::Nameable;
 use crate::policy::admit;
@@ -14,9 +14,15 @@ use crate::policy::autoscale::{self, Autoscale};
 use crate::policy::rate::Rate;
 
 impl Settings {
-    /// How tasks are executed by the worker of this node name; `autoscale` is `--autoscale`. Reads the environment for
+    /// How tasks are executed by the worker of this node name; `autoscale` is `--autoscale`;
+    /// `backend` says how chords are kept. Reads the environment for
     /// what Celery has no setting for (contract section 8.4).
-    pub fn execution(&self, hostname: &str, autoscale: Option<&str>) -> Result<Options, SettingsError> {
+    pub fn execution(
+        &self,
+        hostname: &str,
+        autoscale: Option<&str>,
+        backend: Option<&Arc<dyn ResultBackend>>,
+    ) -> Result<Options, SettingsError> {
         let wrong = |what: String| SettingsError::Invalid(vec![what]);
         let celery = Options::default();
         let keepalive = variable("AUTOSCALE_KEEPALIVE")?.unwrap_or(autoscale::KEEPALIVE.as_secs_f64());
@@ -32,7 +38,7 @@ impl Settings {
             hostname: hostname.into(),
             defaults: self.task_defaults()?,
             publish_retry: self.publish_retry(),
-            canvas: self.canvas(hostname)?,
+            canvas: self.canvas(hostname, backend)?,
             chord_join_timeout: admit::seconds(Some(self.result_chord_join_timeout)),
             result_extended: self.result_extended,
             nameable: Arc::new(Nameable::with(self.allowed_exceptions.clone())),
@@ -58,22 +64,6 @@ impl Settings {
                 "CELERY_WORKER_SUCCESSFUL_MAX",
                 "CELERY_WORKER_SUCCESSFUL_EXPIRES",
             )?,
-        })
-    }
-
-    /// What holds for everything that a process of this host sends; it has neither tasks nor chords yet.
-    pub fn canvas(&self, hostname: &str) -> Result<canvas::Defaults, SettingsError> {
-        let host = hostname.split_once('@').map_or(hostname, |(_, host)| host);
-        Ok(canvas::Defaults {
-            router: Arc::new(self.router()?),
-            queues: self.queues()?,
-            writer: self.task_defaults()?.writer,
-            priority: self.task_default_priority,
-            ignore_result: self.task_ignore_result,
-            inherit_parent_priority: self.task_inherit_parent_priority,
-            errbacks_on_headers: self.task_allow_error_cb_on_chord_header,
-            origin: format!("gen{}@{host}", std::process::id()),
-            ..canvas::Defaults::default()
         })
     }
 
@@ -141,12 +131,12 @@ mod tests {
         )
         .unwrap();
         settings.validate().unwrap();
-        let options = settings.execution("w1@h", Some("9,2")).unwrap();
+        let options = settings.execution("w1@h", Some("9,2"), None).unwrap();
         assert_eq!((options.concurrency, options.autoscale.unwrap().max), (3, 9));
         assert_eq!(options.rate_limit, Rate::parse("5/s").unwrap());
         assert_eq!(settings.soft_shutdown(), Some(Duration::from_millis(2500)));
         assert_eq!((options.revokes.most, options.successful.most), (50_000, 1000));
-        assert!(settings.execution("w1@h", Some("many")).is_err());
+        assert!(settings.execution("w1@h", Some("many"), None).is_err());
     }
 
     #[test]

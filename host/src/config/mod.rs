@@ -2,10 +2,12 @@
 //!
 //! Precedence: command line, environment, file, default. Unknown keys are errors.
 
+mod canvas;
 pub mod connect;
 pub mod content;
 pub mod elsewhere;
 mod execution;
+mod grants;
 mod queues;
 mod settings;
 mod urls;
@@ -128,6 +130,7 @@ impl Settings {
         );
         wrong.extend(self.content().err().into_iter().flatten());
         wrong.extend(self.check_execution());
+        wrong.extend(self.granting().err().into_iter().flatten());
         if wrong.is_empty() {
             Ok(())
         } else {

@@ -75,9 +75,9 @@ settings! {
     /// Priority of the messages that `celerybox call` sends without one, and of the worker's own tasks that others of its
     /// tasks send.
     task_default_priority: Option<u8> = None;
-    /// What a task sends has the priority that its own message came with.
+    /// What a task sends has the priority of its own message, unless it says another.
     task_inherit_parent_priority: bool = false;
-    /// An errback that is linked to a chord is also linked to its header tasks.
+    /// The errbacks of a chord's body are also those of its header's tasks.
     task_allow_error_cb_on_chord_header: bool = false;
     /// Private key that signs what this worker sends with the serializer `auth`: a PEM file.
     security_key: Option<PathBuf> = None;
@@ -257,6 +257,8 @@ settings! {
     data_dir: PathBuf = PathBuf::from("celerybox-data");
     /// The folder of compiled components.
     cache_dir: Option<PathBuf> = None;
+    /// What single components are granted, by the name of their file without its ending: `send_to`, `results`, `network`, `files`, `environment`.
+    component: toml::Table = toml::Table::new();
     /// What one run may use.
     limits: Limits = Limits::default();
 }

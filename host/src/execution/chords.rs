@@ -23,7 +23,7 @@ use crate::canvas::failing::{self, Failing};
 use crate::canvas::join::{self, Lost, Stored, Tree};
 use crate::canvas::{self, ChordPart, Context, Partial, Sender, Signature};
 use crate::document::{self, error_map};
-use crate::outcome::Failure;
+use crate::outcome::{Failure, State};
 use crate::settle::{Errback, Prevent};
 
 /// How long a chord whose body was sent is remembered, at least.
@@ -283,7 +283,8 @@ impl Execution {
         self.tell(task, &id, errbacks, error).await;
         let (result, children) = (error_map(error), self.children(task));
         if let Some(backend) = &self.backend {
-            let stored = document::without_request(&id, &result, &children, self.scene());
+            let stored =
+                document::of_another(&id, State::Failure, &result, None, &children, Timestamp::now());
             backend.store(stored).await?;
         }
         match prevented.part(&result) {

@@ -9,7 +9,7 @@ use tracing::error;
 use super::{Execution, Task};
 use crate::outcome::Outcome;
 use crate::policy::admit;
-use crate::sandbox::Call;
+use crate::sandbox::{Call, ErrandError};
 use crate::settle::Errback;
 
 impl Execution {
@@ -37,6 +37,10 @@ impl Execution {
             ignore_result: true,
             nameable: Arc::clone(&self.options.nameable),
             updates: Arc::new(|_, _| async { Err("an errback has no state of its own".to_owned()) }.boxed()),
+            errands: Arc::new(|_| {
+                let refused = ErrandError::NotSupported("an errback that is called sends nothing".into());
+                async { Err(refused) }.boxed()
+            }),
         };
         let _slot = self.slots.acquire().await;
         match component.run(call).await.outcome {

@@ -32,7 +32,7 @@ pub struct Options {
     pub defaults: Defaults,
     /// `task_publish_retry_policy`: how long a message that a task sends waits for a broker that is away.
     pub publish_retry: RetryPolicy,
-    /// What holds for everything that is sent; the options of the tasks and how the backend keeps chords are added.
+    /// What holds for everything that is sent; the tasks' own options are added to it.
     pub canvas: canvas::Defaults,
     /// `result_chord_join_timeout`; `None`: no limit.
     pub chord_join_timeout: Option<Duration>,

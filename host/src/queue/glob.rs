@@ -1,7 +1,7 @@
-//! Globs of `task_routes`.
+//! Globs of `task_routes` and of what components may send.
 
 /// Python's `fnmatch` as a regular expression: `*` is anything, `?` one character, `[…]` one of these, `[!…]` none.
-pub(super) fn glob(pattern: &str) -> String {
+pub fn glob(pattern: &str) -> String {
     let mut regex = String::from("(?s)^");
     let mut rest = pattern;
     while let Some(character) = rest.chars().next() {

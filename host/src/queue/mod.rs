@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::message::JsonMap;
 
+pub use glob::glob;
 pub use read::{exchange_type, queues};
 pub use router::{Destination, Router, Sending};
 pub use table::{Queues, Rules};

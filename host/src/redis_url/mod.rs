@@ -26,7 +26,7 @@ pub struct Connecting {
     /// `socket_timeout`: how long an answer may take; `None`: as the task at hand allows.
     pub response_timeout: Option<Duration>,
     /// `socket_keepalive`: the system looks after idle connections.
-    pub keepalive: bool,
+    pub keepalive: Option<Keepalive>,
     /// `client_name`: what the server lists the connections as.
     pub client_name: Option<String>,
     /// `broker_failover_strategy`.
@@ -35,6 +35,18 @@ pub struct Connecting {
     pub master_name: Option<String>,
     /// `sentinel_kwargs`: how to talk to the sentinels.
     pub sentinel: SentinelLogin,
+}
+
+/// `socket_keepalive_options`: how the system asks whether the other end of an idle connection is there; `None`: as the
+/// system has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// `TCP_KEEPIDLE`: after how long it asks.
+    pub idle: Option<Duration>,
+    /// `TCP_KEEPINTVL`: how often it asks again.
+    pub interval: Option<Duration>,
+    /// `TCP_KEEPCNT`: how many questions without an answer end the connection.
+    pub count: Option<u32>,
 }
 
 /// How to talk to sentinels.
@@ -54,7 +66,7 @@ impl Default for Connecting {
             tls: None,
             connect_timeout: Duration::from_secs(5),
             response_timeout: None,
-            keepalive: false,
+            keepalive: None,
             client_name: None,
             failover: Strategy::RoundRobin,
             master_name: None,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates,
@@ -10,7 +11,7 @@ use redis::{
 };
 use url::Url;
 
-use super::Connecting;
+use super::{Connecting, Keepalive};
 use crate::nearest::did_you_mean;
 use crate::tls::{Check, Tls};
 
@@ -165,10 +166,25 @@ fn mode(tls: &Tls) -> TlsMode {
 
 fn tcp(connecting: &Connecting) -> TcpSettings {
     let settings = TcpSettings::default().set_nodelay(true);
-    match connecting.keepalive {
-        true => settings.set_keepalive(redis::io::tcp::socket2::TcpKeepalive::new()),
-        false => settings,
+    let Some(Keepalive {
+        idle,
+        interval,
+        count,
+    }) = connecting.keepalive
+    else {
+        return settings;
+    };
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(idle) = idle {
+        keepalive = keepalive.with_time(idle);
     }
+    if let Some(interval) = interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(count) = count {
+        keepalive = keepalive.with_retries(count);
+    }
+    settings.set_keepalive(keepalive)
 }
 
 fn host_and_port(url: &Url, default_port: u16) -> Result<(String, u16), String> {

@@ -7,6 +7,8 @@ wasmtime::component::bindgen!({
     world: "canvas-task",
     imports: {
         "celerybox:task/context.update-state": async | trappable,
+        "celerybox:task/publisher": async | trappable,
+        "celerybox:task/results": async | trappable,
         default: trappable,
     },
     exports: { default: async },

@@ -99,7 +99,8 @@ fn judge(error: &wasmtime::Error, guest: &Guest, limits: &Limits) -> Option<Fail
         return Some(trapped(*trap, guest, limits));
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
-        return Some(handles(limits));
+        let (most, limit) = guest.most_handles();
+        return Some(handles(most, limit));
     }
     if is_ours(error) {
         return None;
@@ -188,9 +189,9 @@ fn refused(guest: &Guest, limits: &Limits) -> Option<Failure> {
     })
 }
 
-fn handles(limits: &Limits) -> Failure {
-    let detail = format!("the task has more than {} handles open", limits.handles);
-    Failure::limit("MemoryError", "limits.handles", detail)
+fn handles(most: usize, limit: &str) -> Failure {
+    let detail = format!("the task has more than {most} handles open");
+    Failure::limit("MemoryError", limit, detail)
 }
 
 /// Limits that wasmtime tells of in words only.
@@ -199,7 +200,7 @@ fn named_limit(error: &wasmtime::Error, limits: &Limits) -> Option<Failure> {
     let says = |part: &str| text.contains(part);
     let memory = |name: &str, detail: String| Some(Failure::limit("MemoryError", name, detail));
     if says("store handle limit exceeded") {
-        Some(handles(limits))
+        Some(handles(limits.handles, "limits.handles"))
     } else if says("fuel allocated for hostcalls") {
         let detail = format!(
             "one call between the task and the worker carried more than {} bytes",

@@ -8,13 +8,16 @@ use serde_json::value::RawValue;
 use wasmtime::UpdateDeadline;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::clocks::{HostMonotonicClock, HostWallClock};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
+use wasmtime_wasi::sockets::WasiSocketsCtxView;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
 
 use super::bindings::celerybox::task::{context, publisher, results, types};
+use super::errand::{Errand, ErrandError, RawMessage};
 use super::limiter::Usage;
+use super::network::{Asked as AskedNames, Lookup, Network};
 use super::output::{Output, Pipe, Stream, one_line, safe};
 use super::turn::Turn;
-use super::{Call, Limits, fault, json};
+use super::{Call, Granted, Limits, fault, json};
 use crate::message::envelope::properties_to_json;
 use crate::message::request::format_time;
 use crate::outcome::{Failure, Nameable, Retry, State};
@@ -42,6 +45,11 @@ pub(super) struct Guest {
     state_updates: u64,
     log_is_full: bool,
     pub(super) retry: Option<Retry>,
+    /// Whether `replace` was accepted.
+    pub(super) replaced: bool,
+    granted: Option<Arc<Granted>>,
+    network: Option<Arc<Network>>,
+    names: AskedNames,
 }
 
 /// When the run began and when it has to end.
@@ -77,12 +85,22 @@ impl Times {
 }
 
 impl Guest {
-    pub(super) fn new(limits: Arc<Limits>, turn: Arc<Turn>, times: Times, call: Option<Call>) -> Self {
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(limits.handles);
-        Self {
+    /// `granted`: nothing while a component declares its tasks, whatever it is granted later.
+    pub(super) fn new(
+        limits: Arc<Limits>,
+        turn: Arc<Turn>,
+        times: Times,
+        call: Option<Call>,
+        granted: Option<Arc<Granted>>,
+    ) -> Self {
+        let network = granted.as_ref().and_then(|granted| {
+            let grants = &granted.grants;
+            let open = || Network::new(&grants.component, &grants.network, Arc::clone(&granted.own));
+            (!grants.network.is_empty()).then(open)
+        });
+        let mut guest = Self {
             wasi: None,
-            table,
+            table: ResourceTable::new(),
             usage: Usage::new(&limits),
             limits,
             output: None,
@@ -93,6 +111,29 @@ impl Guest {
             state_updates: 0,
             log_is_full: false,
             retry: None,
+            replaced: false,
+            granted,
+            network,
+            names: AskedNames::default(),
+        };
+        let (most, _) = guest.most_handles();
+        guest.table.set_max_capacity(most);
+        guest
+    }
+
+    /// How many handles of WASI may be open at once, and the limit that says so.
+    pub(super) fn most_handles(&self) -> (usize, &'static str) {
+        let Limits {
+            handles, descriptors, ..
+        } = *self.limits;
+        let files = self
+            .granted
+            .as_ref()
+            .is_some_and(|granted| !granted.grants.files.is_empty());
+        if (files || self.network.is_some()) && descriptors < handles {
+            (descriptors, "limits.descriptors")
+        } else {
+            (handles, "limits.handles")
         }
     }
 
@@ -104,28 +145,61 @@ impl Guest {
         UpdateDeadline::YieldCustom(1, Arc::clone(&self.turn).next())
     }
 
-    /// WASI without anything to reach: no files, no environment, no arguments, no network, nothing on stdin.
+    /// WASI with what is granted to reach: by default no files, no environment, no network, and never arguments or stdin.
     pub(super) fn wasi(&mut self) -> (&mut WasiCtx, &mut ResourceTable) {
         if self.wasi.is_none() {
-            let output = self.output();
-            let pipe = |stream| Pipe {
-                output: Arc::clone(&output),
-                stream,
-            };
-            let wasi = WasiCtxBuilder::new()
-                .stdout(pipe(Stream::Stdout))
-                .stderr(pipe(Stream::Stderr))
-                .wall_clock(Coarse(self.times.started))
-                .monotonic_clock(Coarse(self.times.started))
-                .max_random_size(RANDOM)
-                .allow_blocking_current_thread(false)
-                .allow_tcp(false)
-                .allow_udp(false)
-                .allow_ip_name_lookup(false)
-                .build();
-            self.wasi = Some(wasi);
+            self.wasi = Some(self.open());
         }
         (self.wasi.get_or_insert_default(), &mut self.table)
+    }
+
+    fn open(&mut self) -> WasiCtx {
+        let output = self.output();
+        let pipe = |stream| Pipe {
+            output: Arc::clone(&output),
+            stream,
+        };
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.stdout(pipe(Stream::Stdout))
+            .stderr(pipe(Stream::Stderr))
+            .wall_clock(Coarse(self.times.started))
+            .monotonic_clock(Coarse(self.times.started))
+            .max_random_size(RANDOM)
+            .allow_blocking_current_thread(false)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false);
+        if let Some(network) = &self.network {
+            network.open(&mut wasi);
+        }
+        if let Some(granted) = &self.granted {
+            wasi.envs(&granted.environment);
+            for (path, folder) in &granted.grants.files {
+                let perms = match folder.writable {
+                    true => FsPerms::ReadWrite,
+                    false => FsPerms::ReadOnly,
+                };
+                if let Err(error) = wasi.preopened_dir(&folder.path, path, perms) {
+                    // It was there when the component was loaded.
+                    tracing::error!("the folder {} cannot be opened: {error:#}", folder.path.display());
+                }
+            }
+        }
+        wasi.build()
+    }
+
+    /// The worker's resolver, for the names that are listed.
+    pub(super) fn lookup(&mut self) -> Lookup<'_> {
+        let network = self.network.clone();
+        self.wasi();
+        Lookup {
+            view: WasiSocketsCtxView {
+                ctx: self.wasi.get_or_insert_default().sockets(),
+                table: &mut self.table,
+            },
+            network,
+            asked: &mut self.names,
+        }
     }
 
     /// Which exceptions the task may name.
@@ -158,13 +232,20 @@ impl Guest {
         Ok(Ok(()))
     }
 
-    fn not_built(&mut self, what: &str) -> wasmtime::Result<types::Error> {
-        Ok(match self.enter()? {
-            Err(error) => error,
-            Ok(()) => {
-                types::Error::NotSupported(format!("{what} is not supported by this version of celerybox"))
-            }
-        })
+    /// Hands an errand to the worker and waits for its answer; the hard limit ends the wait.
+    async fn errand(&mut self, errand: Errand) -> wasmtime::Result<Result<Option<String>, types::Error>> {
+        if let Err(error) = self.enter()? {
+            return Ok(Err(error));
+        }
+        let Some(call) = &self.call else {
+            return Ok(Err(no_request()));
+        };
+        let (size, most) = (errand.size(), self.limits.host_call_bytes);
+        if size > most {
+            let text = format!("{size} bytes are more than {most} (limits.host_call_bytes)");
+            return Ok(Err(types::Error::LimitExceeded(text)));
+        }
+        Ok((call.errands)(errand).await.map_err(ErrandError::into))
     }
 }
 
@@ -420,71 +501,104 @@ fn request(call: &Call) -> context::Request {
     }
 }
 
+/// What the answer of an errand that has one is.
+fn answer(done: Result<Option<String>, types::Error>) -> Result<String, types::Error> {
+    done.map(Option::unwrap_or_default)
+}
+
 impl publisher::Host for Guest {
-    fn apply(
+    async fn apply(
         &mut self,
-        _signature: String,
-        _args: String,
-        _kwargs: String,
-        _options: String,
+        signature: String,
+        args: String,
+        kwargs: String,
+        options: String,
     ) -> wasmtime::Result<Result<String, types::Error>> {
-        self.not_built("publisher.apply: sending tasks from a task")
-            .map(Err)
+        let errand = Errand::Apply {
+            signature,
+            args,
+            kwargs,
+            options,
+        };
+        Ok(answer(self.errand(errand).await?))
     }
 
-    fn publish(&mut self, _message: publisher::Message) -> wasmtime::Result<Result<(), types::Error>> {
-        self.not_built("publisher.publish: sending messages from a task")
-            .map(Err)
+    async fn publish(&mut self, message: publisher::Message) -> wasmtime::Result<Result<(), types::Error>> {
+        let message = RawMessage {
+            exchange: message.exchange,
+            routing_key: message.routing_key,
+            headers: message.headers,
+            properties: message.properties,
+            content_type: message.content_type,
+            content_encoding: message.content_encoding,
+            body: message.body,
+        };
+        let done = self.errand(Errand::Publish(Box::new(message))).await?;
+        Ok(done.map(drop))
     }
 
-    fn replace(&mut self, _signature: String) -> wasmtime::Result<Result<(), types::Error>> {
-        self.not_built("publisher.replace: replacing a task").map(Err)
+    async fn replace(&mut self, signature: String) -> wasmtime::Result<Result<(), types::Error>> {
+        if self.replaced {
+            let text = "the task is replaced already: end it with `replaced`";
+            return Ok(Err(types::Error::Invalid(text.into())));
+        }
+        let done = self.errand(Errand::Replace { signature }).await?;
+        self.replaced = done.is_ok();
+        Ok(done.map(drop))
     }
 
-    fn add_to_chord(&mut self, _signature: String) -> wasmtime::Result<Result<String, types::Error>> {
-        self.not_built("publisher.add-to-chord: adding to a chord")
-            .map(Err)
+    async fn add_to_chord(&mut self, signature: String) -> wasmtime::Result<Result<String, types::Error>> {
+        Ok(answer(self.errand(Errand::AddToChord { signature }).await?))
     }
 }
 
 impl results::Host for Guest {
-    fn get(&mut self, _task_id: String) -> wasmtime::Result<Result<Option<String>, types::Error>> {
-        self.not_built("results.get: reading a result").map(Err)
+    async fn get(&mut self, task_id: String) -> wasmtime::Result<Result<Option<String>, types::Error>> {
+        self.errand(Errand::GetResult { task_id }).await
     }
 
-    fn store(
+    async fn store(
         &mut self,
-        _task_id: String,
-        _state: String,
-        _value: String,
-        _traceback: Option<String>,
+        task_id: String,
+        state: String,
+        value: String,
+        traceback: Option<String>,
     ) -> wasmtime::Result<Result<(), types::Error>> {
-        self.not_built("results.store: storing a result").map(Err)
+        let errand = Errand::StoreResult {
+            task_id,
+            state,
+            value,
+            traceback,
+        };
+        Ok(self.errand(errand).await?.map(drop))
     }
 
-    fn forget(&mut self, _task_id: String) -> wasmtime::Result<Result<(), types::Error>> {
-        self.not_built("results.forget: forgetting a result").map(Err)
+    async fn forget(&mut self, task_id: String) -> wasmtime::Result<Result<(), types::Error>> {
+        Ok(self.errand(Errand::Forget { task_id }).await?.map(drop))
     }
 
-    fn save_group(
+    async fn save_group(
         &mut self,
-        _group_id: String,
-        _tuple: String,
+        group_id: String,
+        tuple: String,
     ) -> wasmtime::Result<Result<(), types::Error>> {
-        self.not_built("results.save-group: saving a group").map(Err)
+        let errand = Errand::SaveGroup { group_id, tuple };
+        Ok(self.errand(errand).await?.map(drop))
     }
 
-    fn restore_group(&mut self, _group_id: String) -> wasmtime::Result<Result<Option<String>, types::Error>> {
-        self.not_built("results.restore-group: restoring a group")
-            .map(Err)
-    }
-
-    fn set_chord_size(
+    async fn restore_group(
         &mut self,
-        _group_id: String,
-        _size: u32,
+        group_id: String,
+    ) -> wasmtime::Result<Result<Option<String>, types::Error>> {
+        self.errand(Errand::RestoreGroup { group_id }).await
+    }
+
+    async fn set_chord_size(
+        &mut self,
+        group_id: String,
+        size: u32,
     ) -> wasmtime::Result<Result<(), types::Error>> {
-        self.not_built("results.set-chord-size: counting a chord")
-            .map(Err)
+        let errand = Errand::SetChordSize { group_id, size };
+        Ok(self.errand(errand).await?.map(drop))
     }
 }

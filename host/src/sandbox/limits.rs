@@ -23,6 +23,13 @@ pub struct Limits {
     pub instances: usize,
     /// How many handles (WASI streams, pollables …) may be open at once.
     pub handles: usize,
+    /// How many handles a component that is granted files or a network may have open: some of them are descriptors of
+    /// the worker's own process.
+    pub descriptors: usize,
+    /// How many messages one run may send.
+    pub messages: u64,
+    /// Bytes of all messages that one run may send.
+    pub message_bytes: usize,
     /// Bytes that one call between component and worker may carry. More than `result`, or that one never shows.
     pub host_call_bytes: usize,
     /// How many calls to the worker, apart from questions about the time.
@@ -57,6 +64,9 @@ impl Default for Limits {
             tables: 16,
             instances: 32,
             handles: 4096,
+            descriptors: 256,
+            messages: 20_000,
+            message_bytes: 64 * MIB,
             host_call_bytes: 2 * MIB,
             host_calls: 100_000,
             body: crate::message::content::BODY_LIMIT,

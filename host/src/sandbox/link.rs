@@ -5,15 +5,19 @@ use wasmtime::component::{Component, HasData, HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::cli::{WasiCli, WasiCliCtxView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksCtxView};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemCtxView};
-use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, io, random};
+use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, io, random, sockets};
 use wasmtime_wasi::random::{WasiRandom, WasiRandomCtx};
+use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsCtxView};
 
 use super::bindings::CanvasTask;
 use super::guest::Guest;
+use super::network::{Lookup, Lookups};
+use crate::policy::grants::Grants;
 
-/// Packages of WASI 0.2 that are granted. They reach nothing: no file, no variable, no network.
+/// Packages of WASI 0.2 that every component may import. Unless something is granted they reach nothing: no file and no
+/// variable.
 const WASI: [&str; 5] = ["cli", "clocks", "filesystem", "io", "random"];
-/// Interfaces of our own package.
+/// Interfaces of our own package. What `publisher` and `results` do is a grant that each call asks for.
 const OWN: [&str; 4] = ["context", "publisher", "results", "types"];
 
 struct Table;
@@ -22,7 +26,7 @@ impl HasData for Table {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-/// Links everything that is granted.
+/// Links what every component may import.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     let l = &mut linker;
@@ -53,6 +57,34 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     cli::terminal_stdout::add_to_linker::<Guest, WasiCli>(l, wasi_cli)?;
     cli::terminal_stderr::add_to_linker::<Guest, WasiCli>(l, wasi_cli)?;
     Ok(linker)
+}
+
+/// Links what one component is granted beyond that.
+pub(super) fn link_granted(l: &mut Linker<Guest>, grants: &Grants) -> wasmtime::Result<()> {
+    if grants.network.is_empty() {
+        return Ok(());
+    }
+    // UDP, binding and listening are there because languages import all of it; using them is refused.
+    sockets::tcp::add_to_linker::<Guest, WasiSockets>(l, wasi_sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<Guest, WasiSockets>(l, wasi_sockets)?;
+    sockets::udp::add_to_linker::<Guest, WasiSockets>(l, wasi_sockets)?;
+    sockets::udp_create_socket::add_to_linker::<Guest, WasiSockets>(l, wasi_sockets)?;
+    sockets::instance_network::add_to_linker::<Guest, WasiSockets>(l, wasi_sockets)?;
+    let options = sockets::network::LinkOptions::default();
+    sockets::network::add_to_linker::<Guest, WasiSockets>(l, &options, wasi_sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<Guest, Lookups>(l, lookup)
+}
+
+fn wasi_sockets(guest: &mut Guest) -> WasiSocketsCtxView<'_> {
+    let (wasi, table) = guest.wasi();
+    WasiSocketsCtxView {
+        ctx: wasi.sockets(),
+        table,
+    }
+}
+
+fn lookup(guest: &mut Guest) -> Lookup<'_> {
+    guest.lookup()
 }
 
 fn wasi_clocks(guest: &mut Guest) -> WasiClocksCtxView<'_> {
@@ -92,8 +124,8 @@ pub(super) fn imports(engine: &Engine, component: &Component) -> Vec<String> {
         .collect()
 }
 
-/// Whether an import is one that every component is granted, by its name: `package:name/interface@version`.
-pub(super) fn is_granted(import: &str) -> bool {
+/// Whether an import is one that a component with these grants may have, by its name: `package:name/interface@version`.
+pub(super) fn is_granted(import: &str, grants: &Grants) -> bool {
     let Some((path, version)) = import.split_once('@') else {
         return false;
     };
@@ -102,14 +134,33 @@ pub(super) fn is_granted(import: &str) -> bool {
     };
     match package.split_once(':') {
         Some(("celerybox", "task")) => OWN.contains(&interface) && version.starts_with("0.1."),
-        Some(("wasi", name)) => WASI.contains(&name) && version.starts_with("0.2."),
+        Some(("wasi", name)) => {
+            let granted = name == "sockets" && !grants.network.is_empty();
+            (granted || WASI.contains(&name)) && version.starts_with("0.2.")
+        }
         _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_granted;
+    use super::*;
+    use crate::policy::network::Endpoint;
+
+    #[test]
+    fn sockets_are_granted_with_a_network() {
+        let grants = Grants {
+            network: vec![Endpoint::read("db:1").unwrap()],
+            ..Grants::default()
+        };
+        assert!(super::is_granted("wasi:sockets/tcp@0.2.0", &grants));
+        assert!(!super::is_granted("wasi:sockets/tcp@0.3.0", &grants));
+        assert!(!super::is_granted("wasi:http/types@0.2.0", &grants));
+    }
+
+    fn is_granted(import: &str) -> bool {
+        super::is_granted(import, &Grants::default())
+    }
 
     #[test]
     fn only_our_own_interfaces_and_harmless_wasi_are_granted() {

@@ -16,8 +16,9 @@ use super::guest::{Guest, Times, retry_limit};
 use super::limiter::Refused;
 use super::run::{Ended, supervise};
 use super::turn::Turn;
-use super::{Component, Inner, Limits, Sandbox, link};
+use super::{Component, Granted, Inner, Limits, Sandbox, link};
 use crate::outcome::is_class_name;
+use crate::policy::grants::{Grants, Variable};
 use crate::policy::rate::Rate;
 use crate::task::{Autoretry, Definition};
 
@@ -52,8 +53,21 @@ pub enum LoadError {
     #[error("is not a component this worker can run: {0}")]
     Invalid(String),
     /// It imports something that is not granted.
-    #[error("imports {0}, which is not granted")]
-    Import(String),
+    #[error("imports {import}, which is not granted{}", .hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default())]
+    Import {
+        /// What it imports.
+        import: String,
+        /// What to write, where a setting grants it.
+        hint: Option<String>,
+    },
+    /// A folder that it is granted cannot be opened.
+    #[error("is granted the folder {}, which cannot be opened: {source}", .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// It exports no `handler`, or not the right one.
     #[error("has no tasks: it does not export celerybox:task/handler@0.1.0 ({0})")]
     NoHandler(String),
@@ -84,21 +98,22 @@ impl Sandbox {
     pub async fn load(&self, path: &Path) -> Result<Component, LoadError> {
         let inner = Arc::clone(&self.inner);
         let path = path.to_owned();
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let granted = self.granted(&name)?;
         let compiling = inner.compiling.acquire().await;
         let compile = {
-            let (inner, path) = (Arc::clone(&inner), path.clone());
-            move || compile(&inner, &path)
+            let (inner, path, granted) = (Arc::clone(&inner), path.clone(), Arc::clone(&granted));
+            move || compile(&inner, &path, &granted)
         };
         let compiled = tokio::task::spawn_blocking(compile)
             .await
             .map_err(|error| LoadError::Host(error.to_string()))??;
         drop(compiling);
         let definitions = describe(&inner, &compiled.pre, compiled.memories).await?;
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
         Ok(Component {
             sandbox: inner,
             path,
@@ -106,9 +121,39 @@ impl Sandbox {
             digest: compiled.digest,
             definitions: definitions.into_iter().map(Arc::new).collect(),
             imports: compiled.imports,
+            granted,
             pre: compiled.pre,
             memories: compiled.memories,
         })
+    }
+}
+
+impl Sandbox {
+    /// What a component is granted. Its folders have to be there now, so that a mistake shows at once.
+    fn granted(&self, name: &str) -> Result<Arc<Granted>, LoadError> {
+        let grants = self.granting.components.get(name).cloned();
+        let grants = grants.unwrap_or_else(|| Grants::none(name));
+        for folder in grants.files.values() {
+            std::fs::read_dir(&folder.path).map_err(|source| LoadError::Folder {
+                path: folder.path.clone(),
+                source,
+            })?;
+        }
+        let environment = grants.environment.iter().filter_map(|(variable, value)| {
+            let text = match value {
+                Variable::Text(text) => Some(text.clone()),
+                Variable::Own => std::env::var(variable).ok(),
+            };
+            if text.is_none() {
+                tracing::warn!("{name} is granted {variable}, which is not in the worker's environment");
+            }
+            Some((variable.clone(), text?))
+        });
+        Ok(Arc::new(Granted {
+            environment: environment.collect(),
+            own: self.granting.own.clone().into(),
+            grants,
+        }))
     }
 }
 
@@ -119,7 +164,7 @@ struct Compiled {
     memories: u32,
 }
 
-fn compile(inner: &Inner, path: &Path) -> Result<Compiled, LoadError> {
+fn compile(inner: &Inner, path: &Path, granted: &Granted) -> Result<Compiled, LoadError> {
     let bytes = read(path, inner.limits.component_size)?;
     check_kind(&bytes)?;
     let digest = format!("{:x}", Sha256::digest(&bytes));
@@ -140,11 +185,18 @@ fn compile(inner: &Inner, path: &Path) -> Result<Compiled, LoadError> {
         }
     };
     let imports = link::imports(&inner.engine, &component);
-    if let Some(import) = imports.iter().find(|import| !link::is_granted(import)) {
-        return Err(LoadError::Import(import.clone()));
+    let grants = &granted.grants;
+    if let Some(import) = imports.iter().find(|import| !link::is_granted(import, grants)) {
+        return Err(LoadError::Import {
+            import: import.clone(),
+            hint: Grants::missing(&grants.component, import),
+        });
     }
     let memories = check_needs(&component, &inner.limits)?;
-    let pre = inner.linker.instantiate_pre(&component).map_err(invalid)?;
+    let mut linker = inner.linker.clone();
+    let host = |error: wasmtime::Error| LoadError::Host(format!("{error:#}"));
+    link::link_granted(&mut linker, grants).map_err(host)?;
+    let pre = linker.instantiate_pre(&component).map_err(invalid)?;
     let pre = CanvasTaskPre::new(pre).map_err(|error| LoadError::NoHandler(format!("{error:#}")))?;
     Ok(Compiled {
         pre,
@@ -252,7 +304,7 @@ async fn describe(
     let _place = inner.place(memories).await;
     let times = Times::new(None, Some(DESCRIBE_TIME));
     let turn = Arc::new(Turn::new(Arc::clone(&inner.turns)));
-    let guest = Guest::new(Arc::clone(&limits), Arc::clone(&turn), times, None);
+    let guest = Guest::new(Arc::clone(&limits), Arc::clone(&turn), times, None, None);
     let mut store = inner
         .store(guest, &limits)
         .map_err(|error| LoadError::Host(format!("{error:#}")))?;

@@ -7,6 +7,7 @@
 mod bindings;
 mod cache;
 mod engine;
+mod errand;
 mod fault;
 mod guest;
 mod json;
@@ -14,11 +15,13 @@ mod limiter;
 mod limits;
 mod link;
 mod load;
+mod network;
 mod output;
 pub mod registry;
 mod run;
 mod turn;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,10 +29,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
+pub use errand::{Answer, Errand, ErrandError, Errands, RawMessage};
 pub use limits::Limits;
 pub use load::LoadError;
+pub use network::Server;
 pub use run::{Call, Run, StateSink};
 
+use crate::policy::grants::Grants;
 use crate::task::Definition;
 use bindings::CanvasTaskPre;
 use cache::Cache;
@@ -59,6 +65,16 @@ pub enum SandboxError {
 #[derive(Clone)]
 pub struct Sandbox {
     inner: Arc<Inner>,
+    granting: Arc<Granting>,
+}
+
+/// What components are granted.
+#[derive(Debug, Default)]
+pub struct Granting {
+    /// By the component's name.
+    pub components: BTreeMap<String, Grants>,
+    /// The worker's own broker and result backend: closed to components unless one of them lists the very address.
+    pub own: Vec<Server>,
 }
 
 struct Inner {
@@ -94,6 +110,7 @@ impl Sandbox {
         })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
+            granting: Arc::default(),
             inner: Arc::new(Inner {
                 engine,
                 linker,
@@ -105,6 +122,13 @@ impl Sandbox {
                 cache: cache.and_then(|folder| open_cache(&folder)),
             }),
         })
+    }
+
+    /// The same sandbox, in which components get these grants when they are loaded.
+    #[must_use]
+    pub fn granting(mut self, granting: Granting) -> Self {
+        self.granting = Arc::new(granting);
+        self
     }
 
     /// The limits of a run.
@@ -169,8 +193,18 @@ pub struct Component {
     digest: String,
     definitions: Vec<Arc<Definition>>,
     imports: Vec<String>,
+    granted: Arc<Granted>,
     pre: CanvasTaskPre<Guest>,
     memories: u32,
+}
+
+/// What one component is granted, ready for its runs.
+#[derive(Debug)]
+struct Granted {
+    grants: Grants,
+    /// The environment variables it sees.
+    environment: Vec<(String, String)>,
+    own: Arc<[Server]>,
 }
 
 impl Component {
@@ -195,8 +229,13 @@ impl Component {
     }
 
     /// The limits of its runs.
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &Arc<Limits> {
         &self.sandbox.limits
+    }
+
+    /// What it is granted.
+    pub fn grants(&self) -> &Grants {
+        &self.granted.grants
     }
 
     /// The names of everything it imports.

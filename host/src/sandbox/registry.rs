@@ -72,6 +72,21 @@ impl Registry {
         }
     }
 
+    /// The options of every task by its name, the worker's own tasks included.
+    pub fn known(&self) -> BTreeMap<String, Arc<Definition>> {
+        let own = self
+            .tasks
+            .iter()
+            .map(|(name, (_, definition))| (name, definition));
+        let all = own.chain(
+            self.builtins
+                .iter()
+                .map(|(name, (_, definition))| (name, definition)),
+        );
+        all.map(|(name, definition)| (name.clone(), Arc::clone(definition)))
+            .collect()
+    }
+
     /// The names of all tasks, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tasks.keys().map(String::as_str)

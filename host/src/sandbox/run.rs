@@ -14,7 +14,7 @@ use wasmtime::{Store, Trap};
 use super::bindings::exports::celerybox::task::handler::Ending;
 use super::guest::{Guest, Times};
 use super::turn::Turn;
-use super::{Component, Inner, Limits, fault};
+use super::{Component, Errands, Inner, Limits, fault};
 use crate::message::Request;
 use crate::outcome::{Failure, Nameable, Outcome, State};
 use crate::task::Definition;
@@ -42,6 +42,8 @@ pub struct Call {
     pub nameable: Arc<Nameable>,
     /// Where `update-state` leads.
     pub updates: StateSink,
+    /// Where `publisher` and `results` lead.
+    pub errands: Errands,
 }
 
 /// What became of a run.
@@ -92,7 +94,14 @@ impl Component {
         let time_limit = call.time_limit;
         let times = Times::new(call.soft_time_limit, time_limit);
         let turn = Arc::new(Turn::new(Arc::clone(&sandbox.turns)));
-        let guest = Guest::new(Arc::clone(limits), Arc::clone(&turn), times, Some(call));
+        let granted = Arc::clone(&self.granted);
+        let guest = Guest::new(
+            Arc::clone(limits),
+            Arc::clone(&turn),
+            times,
+            Some(call),
+            Some(granted),
+        );
         let mut store = match sandbox.store(guest, limits) {
             Ok(store) => store,
             Err(error) => return Run::lost(format!("no store: {error:#}")),

@@ -1,13 +1,20 @@
-//! The decoders of the host, built here a second time without the rest of it: layer 0, which uses nothing above.
+//! The decoders of the host, built here a second time without the rest of it: layer 0, which uses
+//! nothing above, and what the adapters read.
 
 #[path = "../../../host/src/document.rs"]
 pub mod document;
 #[path = "../../../host/src/message/mod.rs"]
 pub mod message;
+#[path = "../../../host/src/nearest.rs"]
+#[allow(dead_code, reason = "its users are left out")]
+mod nearest;
 #[path = "../../../host/src/outcome.rs"]
 pub mod outcome;
 #[path = "../../../host/src/policy/mod.rs"]
 pub mod policy;
+pub mod record;
+pub mod screen;
+pub mod state_db;
 #[path = "../../../host/src/task.rs"]
 pub mod task;
 

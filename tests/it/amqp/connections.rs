@@ -1,5 +1,7 @@
 //! Connections that end, and what becomes of the messages.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use celerybox::broker::amqp::{AmqpBroker, Options};
@@ -19,6 +21,8 @@ pub(super) struct Network {
     server: String,
     carrying: Option<JoinHandle<()>>,
     stalls: watch::Sender<u32>,
+    /// How many connections there are, and how many there were at most.
+    connected: Arc<(AtomicUsize, AtomicUsize)>,
 }
 
 impl Network {
@@ -32,6 +36,7 @@ impl Network {
             server: server.to_owned(),
             carrying: None,
             stalls: watch::Sender::new(0),
+            connected: Arc::default(),
         };
         network.carry(listener);
         (network, format!("{credentials}@127.0.0.1:{port}/{vhost}"))
@@ -40,18 +45,24 @@ impl Network {
     fn carry(&mut self, listener: TcpListener) {
         let server = self.server.clone();
         let stalls = self.stalls.clone();
+        let connected = Arc::clone(&self.connected);
         self.carrying = Some(tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (mut client, _) = listener.accept().await.unwrap();
                 let server = server.clone();
                 let mut stalls = stalls.subscribe();
+                let connected = Arc::clone(&connected);
+                let (now, most) = &*connected;
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 connections.spawn(async move {
                     let mut server = TcpStream::connect(server).await?;
-                    tokio::select! {
+                    let carried = tokio::select! {
                         carried = tokio::io::copy_bidirectional(&mut client, &mut server) => carried.map(|_| ()),
                         _ = stalls.changed() => std::future::pending().await,
-                    }
+                    };
+                    connected.0.fetch_sub(1, Ordering::SeqCst);
+                    carried
                 });
             }
         }));
@@ -277,6 +288,26 @@ async fn a_message_that_the_server_refuses_harms_no_other() {
     assert!(good.iter().all(Result::is_ok), "{good:?}");
     // Those that were in flight when the server closed the channel may have been sent twice.
     assert!(RawClient::connect(&vhost).counts(&queue).ready >= 100);
+    close(Box::new(broker)).await;
+}
+
+/// Each of them is sent once more over a connection of its own, but not all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_refused_messages_make_few_connections() {
+    let vhost = RabbitMq::vhost();
+    let (network, url) = Network::to(&vhost.url()).await;
+    let broker = broker(&url);
+    let refused = (0..30).map(|n| {
+        let mut bad = message("q", &n.to_string());
+        bad.route.exchange = "no such exchange".into();
+        broker.publish(bad)
+    });
+    for refused in futures_util::future::join_all(refused).await {
+        assert!(matches!(refused, Err(BrokerError::Refused(_))), "{refused:?}");
+    }
+    let most = network.connected.1.load(Ordering::SeqCst);
+    // One for all messages, which may be ending while the next one begins.
+    assert!((2..=8 + 2).contains(&most), "{most}");
     close(Box::new(broker)).await;
 }
 

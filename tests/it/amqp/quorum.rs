@@ -7,7 +7,7 @@ use celerybox::config::{Settings, connect};
 use celerybox::message::request::{format_time, parse_time};
 use celerybox::queue::Queue;
 use celerybox_tests::{Place, RabbitMq, Worker, python_with};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::broker;
 use super::raw::{RawClient, table};
@@ -30,6 +30,34 @@ async fn a_quorum_queue_that_only_the_server_knows_of_is_consumed() {
     }
     next(&mut deliveries).await.receipt.ack();
     close(Box::new(broker)).await;
+}
+
+/// A worker that stops costs a message one delivery of its `x-delivery-limit`, whether it gives the message back while
+/// others still run or its connection ends first. RabbitMQ 3 counts both the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_costs_one_delivery_of_the_limit() {
+    let vhost = RabbitMq::vhost();
+    let mut queue = Queue::named("limited");
+    queue
+        .queue_arguments
+        .insert("x-queue-type".into(), "quorum".into());
+    queue.queue_arguments.insert("x-delivery-limit".into(), 2.into());
+    let sender = broker(&vhost.url());
+    sender.declare(&queue).await.unwrap();
+    publish(&sender, "limited", 3).await;
+    close(Box::new(sender)).await;
+    for stops in 0..=2 {
+        let broker = broker(&vhost.url());
+        let mut deliveries = broker.consume(std::slice::from_ref(&queue), 5).await.unwrap();
+        let mut held = next_many(&mut deliveries, 3).await;
+        for delivery in &held {
+            let count = delivery.message.headers.as_ref().unwrap().get("x-delivery-count");
+            assert_eq!(count.and_then(Value::as_u64).unwrap_or(0), stops);
+        }
+        broker.cancel().await;
+        held.remove(0).receipt.give_back();
+        close(Box::new(broker)).await;
+    }
 }
 
 fn in_three_seconds() -> String {

@@ -7,7 +7,7 @@ use celerybox::backend::{ResultBackend, StoredResult};
 use celerybox::broker::redis::{Options, RedisBroker};
 use celerybox::broker::{Broker, BrokerError, Reconnect, send};
 use celerybox::outcome::State;
-use celerybox::redis_url::Connecting;
+use celerybox::redis_url::{Connecting, Keepalive};
 use celerybox::tls::{Check, Tls};
 use celerybox_tests::{Place, Redis, Sentinel, Worker, python_with};
 use serde_json::json;
@@ -197,7 +197,11 @@ async fn what_nobody_is_bound_for_goes_to_the_deadletter_queue() {
         deadletter_queue: Some("dead".into()),
         connecting: Connecting {
             client_name: Some("our-worker".into()),
-            keepalive: true,
+            keepalive: Some(Keepalive {
+                idle: Some(Duration::from_secs(60)),
+                interval: Some(Duration::from_secs(10)),
+                count: Some(3),
+            }),
             ..Connecting::default()
         },
         ..Options::default()

@@ -5,6 +5,7 @@ mod chords;
 mod claims;
 mod conformance;
 mod connection;
+mod expiry;
 mod failover;
 mod kombu;
 mod queues;

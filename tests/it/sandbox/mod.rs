@@ -7,6 +7,7 @@ mod component;
 mod compute;
 mod describe;
 mod endings;
+mod grants;
 mod loading;
 mod memory;
 mod output;
@@ -21,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use celerybox::message::{Message, Properties, Request, Route, request};
 use celerybox::outcome::{Failure, Outcome};
-use celerybox::sandbox::{Call, Component, Limits, LoadError, Occupancy, Run, Sandbox, StateSink};
+use celerybox::sandbox::{
+    Call, Component, ErrandError, Limits, LoadError, Occupancy, Run, Sandbox, StateSink,
+};
 use celerybox_tests::guests;
 use component::Guest;
 use serde_json::Value;
@@ -211,6 +214,7 @@ impl Lab {
             ignore_result: false,
             nameable: Arc::default(),
             updates,
+            errands: Arc::new(|_| Box::pin(async { Err(ErrandError::Denied("nothing is granted".into())) })),
         }
     }
 

@@ -29,7 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Deserialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -43,6 +43,8 @@ use crate::message::Outgoing;
 use crate::queue::{Queue, Queues};
 use crate::tls::Tls;
 
+/// How many connections at a time are made for one message each.
+const ALONE: usize = 8;
 /// How long [`Broker::close`] may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -163,6 +165,8 @@ pub struct AmqpBroker {
     queues: Mutex<Vec<Queue>>,
     consumers: Mutex<Vec<Running>>,
     publisher: OnceLock<(mpsc::Sender<Job>, Running)>,
+    /// Who may open a connection for one message.
+    alone: Semaphore,
 }
 
 /// A task and how to end it.
@@ -207,6 +211,7 @@ impl AmqpBroker {
             queues: Mutex::default(),
             consumers: Mutex::default(),
             publisher: OnceLock::new(),
+            alone: Semaphore::new(ALONE),
         })
     }
 
@@ -326,6 +331,8 @@ impl Broker for AmqpBroker {
         }
         // The broker closes the channel for a message that it does not like, with all others on it.
         if let Err(PublishError::Closed(_)) = result {
+            // It is never closed; without a permit there would only be one connection more.
+            let _permit = self.alone.acquire().await;
             result = publisher::publish_alone(&self.target, outgoing).await;
         }
         result.map_err(|error| self.publish_error(&error))

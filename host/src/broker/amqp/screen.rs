@@ -94,6 +94,7 @@ impl Screen {
             let length = size + FRAME_HEAD + 1;
             match kind {
                 METHOD if size > MAX_METHOD => return Err(Garbage),
+                HEADER if size < CONTENT_HEAD => return Err(Garbage),
                 HEADER if length > self.frame_max => {
                     let Some(head) = bytes.get(FRAME_HEAD..FRAME_HEAD + CONTENT_HEAD) else {
                         return Ok(bytes);
@@ -109,6 +110,9 @@ impl Screen {
                     let Some(frame) = bytes.get(..length) else {
                         return Ok(bytes);
                     };
+                    if !frame.ends_with(&[FRAME_END]) {
+                        return Err(Garbage);
+                    }
                     let payload = out.len() + FRAME_HEAD..out.len() + FRAME_HEAD + size;
                     out.extend_from_slice(frame);
                     bytes = bytes.get(length..).unwrap_or_default();
@@ -469,7 +473,12 @@ mod tests {
 
     #[test]
     fn what_is_not_amqp_is_garbage() {
-        for bytes in [&b"AMQP\0\0\x09\x01"[..], b"\x01\0\0\xff\xff\xff\xff"] {
+        for bytes in [
+            &b"AMQP\0\0\x09\x01"[..],
+            b"\x01\0\0\xff\xff\xff\xff",
+            b"\x02\0\x01\0\0\0\x0b",
+            b"\x01\0\x01\0\0\0\x01\0\xcd",
+        ] {
             assert_eq!(
                 Screen::new(4096).pass(bytes, &mut Vec::new()),
                 Err(Garbage),

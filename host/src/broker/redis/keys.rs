@@ -1,8 +1,11 @@
 //! Kombu's names: which key holds what (contract sections 2.2.2 and 2.2.3).
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::Options;
+use super::expiry::Expiring;
 use crate::queue::{ExchangeKind, topic};
 
 /// The names of everything in the database.
@@ -16,6 +19,8 @@ pub(super) struct Keys {
     fanout_patterns: bool,
     /// Where messages go that no queue is bound for.
     pub(super) deadletter_queue: Option<String>,
+    /// The queues that expire.
+    pub(super) expiring: Arc<Expiring>,
     /// Hash: messages that were taken and not acknowledged.
     pub(super) unacked: String,
     /// Sorted set: when they were taken.
@@ -49,6 +54,7 @@ impl Keys {
             fanout: options.fanout_prefix.replace("{db}", &db.to_string()),
             fanout_patterns: options.fanout_patterns,
             deadletter_queue: options.deadletter_queue.clone(),
+            expiring: Arc::new(Expiring::new(options.queues.as_ref())),
         }
     }
 
@@ -79,6 +85,20 @@ impl Keys {
         self.steps.iter().flat_map(|step| in_step(*step)).collect()
     }
 
+    /// Renews the lists of a queue that expires. Returns how many commands that takes.
+    pub(super) fn renew(&self, pipeline: &mut redis::Pipeline, queue: &str) -> usize {
+        let Some(after) = self.expiring.after(queue) else {
+            return 0;
+        };
+        for step in &self.steps {
+            pipeline
+                .cmd("PEXPIRE")
+                .arg(self.step_list(queue, *step))
+                .arg(after);
+        }
+        self.steps.len()
+    }
+
     /// The set of an exchange's bindings.
     pub(super) fn bindings(&self, exchange: &str) -> String {
         format!("{}_kombu.binding.{exchange}", self.prefix)
@@ -87,6 +107,11 @@ impl Keys {
     /// The set of those bindings that do not expire.
     pub(super) fn permanent_bindings(&self, exchange: &str) -> String {
         format!("{}_kombu.binding_permanent.{exchange}", self.prefix)
+    }
+
+    /// Sorted set: until when the bindings of an exchange hold whose queues all expire.
+    pub(super) fn binding_deadlines(&self) -> String {
+        format!("{}_kombu.binding_deadlines", self.prefix)
     }
 
     /// The member that binds a queue to an exchange.
@@ -128,16 +153,6 @@ impl Keys {
         }
         queues
     }
-}
-
-/// The priority in an envelope's `properties`, as Python reads it.
-pub(super) fn priority_of(value: Option<&Value>) -> u8 {
-    let number = match value {
-        Some(Value::Number(number)) => number.as_f64().map(|n| n as i64),
-        Some(Value::String(text)) => text.trim().parse().ok(),
-        _ => None,
-    };
-    u8::try_from(number.unwrap_or(0).clamp(0, 9)).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -222,22 +237,5 @@ mod tests {
         assert_eq!(keys().bound_queues(&members, "a"), ["one", "two"]);
         assert_eq!(keys().bound_queues(&members, "t.x.y"), ["four"]);
         assert!(keys().bound_queues(&members, "c").is_empty());
-    }
-
-    #[test]
-    fn priorities_are_read_as_python_reads_them() {
-        for (json, priority) in [
-            ("3", 3),
-            ("\"7\"", 7),
-            ("12", 9),
-            ("-4", 0),
-            ("6.9", 6),
-            ("null", 0),
-            ("[]", 0),
-        ] {
-            let value: Value = serde_json::from_str(json).unwrap();
-            assert_eq!(priority_of(Some(&value)), priority, "{json}");
-        }
-        assert_eq!(priority_of(None), 0);
     }
 }

@@ -5,11 +5,13 @@
 //! Needs Redis 6.2 or later. The times in the database are those of the server's clock.
 
 mod claims;
+mod expiry;
 mod fanout;
 mod fetch;
 mod keys;
 mod options;
 mod publish;
+mod record;
 mod restore;
 mod settle;
 mod sweep;
@@ -153,17 +155,7 @@ impl RedisBroker {
         redis::cmd("PING").exec_async(link.up().await?).await?;
         let mut pipeline = redis::pipe();
         for queue in queues.iter().filter(|queue| !queue.no_declare) {
-            let expires = queue.arguments().contains_key("x-expires");
-            for (exchange, routing_key, _) in queue.all_bindings() {
-                let binding = self.keys.binding(exchange.kind, routing_key, &queue.name);
-                let bindings = self.keys.bindings(&exchange.name);
-                pipeline.cmd("SADD").arg(bindings).arg(&binding).ignore();
-                // The binding of a queue that goes by itself is not meant to stay.
-                if !expires {
-                    let permanent = self.keys.permanent_bindings(&exchange.name);
-                    pipeline.cmd("SADD").arg(permanent).arg(&binding).ignore();
-                }
-            }
+            expiry::bind(&mut pipeline, &self.keys, queue);
         }
         pipeline.query_async(link.up().await?).await
     }
@@ -180,6 +172,7 @@ impl Broker for RedisBroker {
             return Err(BrokerError::Config("no queues to consume from".into()));
         }
         self.exchanges.learn("Redis", queues)?;
+        self.keys.expiring.learn(queues);
         self.claims.set_prefetch(prefetch);
         let link = self.connect(queues).await?;
         let mut consumption = lock(&self.consumption);
@@ -201,6 +194,7 @@ impl Broker for RedisBroker {
             *lock(&self.sweeper) = Some((stop, sweeper));
         }
         let channels = fanout::channels(&self.keys, queues);
+        let consumed = queues.to_vec();
         let mut queues: Vec<String> = queues.iter().map(|queue| queue.name.clone()).collect();
         if self.options.queue_order_strategy == QueueOrder::Sorted {
             queues.sort_unstable();
@@ -228,6 +222,12 @@ impl Broker for RedisBroker {
             }
             .run(),
         );
+        self.spawn(expiry::keep(
+            consumed,
+            Arc::clone(&self.keys),
+            self.link(),
+            stop.subscribe(),
+        ));
         *consumption = Some(Consumption {
             stop,
             fetcher,
@@ -248,6 +248,7 @@ impl Broker for RedisBroker {
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError> {
         let queue = std::slice::from_ref(queue);
         self.exchanges.learn("Redis", queue)?;
+        self.keys.expiring.learn(queue);
         let mut link = Link::new(self.write.clone(), RESPONSE_TIMEOUT);
         let bound = self.bind(&mut link, queue).await;
         bound.map_err(|error| failed(&self.write, &error))

@@ -69,41 +69,44 @@ async fn send(
     let names = letters.iter().map(|letter| letter.route.exchange.as_str());
     let bindings = bindings(connection, keys, names).await?;
     let mut pipeline = redis::pipe();
-    let mut copies = Vec::with_capacity(letters.len());
+    // How many commands each letter takes.
+    let mut commands = Vec::with_capacity(letters.len());
     for letter in letters {
         let Route {
             exchange,
             routing_key,
         } = &letter.route;
         if exchanges.is_fanout(exchange) {
-            copies.push(1);
+            commands.push(1);
             let channel = keys.channel(exchange, routing_key);
             pipeline.cmd("PUBLISH").arg(channel).arg(&letter.text);
             continue;
         }
         let queues = queues(keys, &bindings, exchange, routing_key);
-        copies.push(queues.len());
         if queues.is_empty() {
             tracing::warn!(
                 "a message was dropped: no queue is bound to the exchange {exchange:?} with the routing key \
                  {routing_key:?}"
             );
         }
+        let mut count = 0;
         for queue in &queues {
             pipeline
                 .cmd("LPUSH")
                 .arg(keys.list(queue, letter.priority))
                 .arg(&letter.text);
+            count += 1 + keys.renew(&mut pipeline, queue);
         }
+        commands.push(count);
     }
     let answers: Vec<RedisResult<Value>> = match pipeline.is_empty() {
         true => Vec::new(),
         false => pipeline.ignore_errors().query_async(connection).await?,
     };
     let mut answers = answers.into_iter();
-    let of_letter = |copies: usize| {
-        let failed = answers.by_ref().take(copies).filter_map(Result::err).last();
+    let of_letter = |commands: usize| {
+        let failed = answers.by_ref().take(commands).filter_map(Result::err).last();
         failed.map_or(Ok(()), Err)
     };
-    Ok(copies.into_iter().map(of_letter).collect())
+    Ok(commands.into_iter().map(of_letter).collect())
 }

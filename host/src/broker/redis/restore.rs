@@ -6,12 +6,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script};
-use serde::Deserialize;
-use serde_json::Value;
-use serde_json::value::RawValue;
 
-use super::keys::{Keys, priority_of};
-use crate::message::envelope;
+use super::keys::Keys;
+use super::record::Record;
 
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("restore.lua")));
 
@@ -47,7 +44,7 @@ pub(super) async fn restore(
             .await?;
         let (mut messages, mut garbage) = (Vec::new(), Vec::new());
         for (tag, record) in tags.iter().zip(&records) {
-            match record.as_deref().map(read_record) {
+            match record.as_deref().map(Record::read) {
                 Some(Ok(message)) => messages.push((tag, message)),
                 Some(Err(error)) => {
                     let text = String::from_utf8_lossy(record.as_deref().unwrap_or_default());
@@ -90,7 +87,7 @@ async fn push_back(
         End::Next => "RPUSH",
     });
     script.arg(age.map_or(String::new(), |age| age.as_secs_f64().to_string()));
-    let mut any = false;
+    let (mut any, mut renewal) = (false, redis::pipe());
     for (tag, message) in messages {
         let queues = queues(keys, bindings, &message.exchange, &message.routing_key);
         if queues.is_empty() {
@@ -105,13 +102,18 @@ async fn push_back(
         any = true;
         for queue in &queues {
             script.key(keys.list(queue, message.priority));
+            keys.renew(&mut renewal, queue);
         }
         script.arg(*tag).arg(&message.text).arg(queues.len());
     }
-    match any {
-        true => script.invoke_async(connection).await,
-        false => Ok(0),
+    if !any {
+        return Ok(0);
     }
+    let restored = script.invoke_async(connection).await?;
+    if !renewal.is_empty() {
+        renewal.exec_async(connection).await?;
+    }
+    Ok(restored)
 }
 
 /// Forgets messages for good: what an ack does.
@@ -193,68 +195,9 @@ pub(super) fn cut(text: &str) -> String {
     }
 }
 
-/// What is kept of an unacknowledged message, ready to go back.
-#[derive(Debug)]
-struct Record {
-    exchange: String,
-    routing_key: String,
-    priority: u8,
-    text: String,
-}
-
-#[derive(Deserialize)]
-struct Envelope {
-    #[serde(default)]
-    properties: Properties,
-}
-
-#[derive(Default, Deserialize)]
-struct Properties {
-    #[serde(default)]
-    priority: Value,
-}
-
-fn read_record(record: &[u8]) -> Result<Record, serde_json::Error> {
-    let (raw, exchange, routing_key): (&RawValue, Option<String>, Option<String>) =
-        serde_json::from_slice(record)?;
-    let envelope: Envelope = serde_json::from_str(raw.get())?;
-    Ok(Record {
-        exchange: exchange.unwrap_or_default(),
-        routing_key: routing_key.unwrap_or_default(),
-        priority: priority_of(Some(&envelope.properties.priority)),
-        text: envelope::mark_redelivered(raw.get()),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_record_of_python_is_read() {
-        let sample: Value =
-            serde_json::from_str(include_str!("../../../../tests/cases/wire/redis-unacked.json")).unwrap();
-        for (_, record) in sample["unacked"].as_object().unwrap() {
-            let record = read_record(record.as_str().unwrap().as_bytes()).unwrap();
-            assert_eq!(
-                (record.exchange.as_str(), record.routing_key.as_str()),
-                ("", "celery")
-            );
-            assert_eq!(record.priority, 0);
-            let envelope: Value = serde_json::from_str(&record.text).unwrap();
-            assert_eq!(envelope["headers"]["redelivered"], true);
-            assert_eq!(envelope["properties"]["delivery_info"]["redelivered"], true);
-            assert_eq!(envelope["headers"]["task"], "proj.add");
-        }
-    }
-
-    #[test]
-    fn garbage_is_no_record() {
-        for garbage in ["", "null", "[]", "[1, 2, 3]", "[{}, 1, 2]", "{\"a\": 1}", "\u{1}"] {
-            assert!(read_record(garbage.as_bytes()).is_err(), "{garbage}");
-        }
-        assert!(read_record(b"\xff").is_err());
-    }
 
     #[test]
     fn a_log_line_is_cut_between_characters() {

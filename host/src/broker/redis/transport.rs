@@ -1,5 +1,6 @@
 //! Reading `broker_transport_options` (contract section 2.2.6).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -7,7 +8,7 @@ use serde::Deserialize;
 use super::Options;
 use crate::broker::BrokerError;
 use crate::broker::options::Names;
-use crate::redis_url::{Connecting, SentinelLogin};
+use crate::redis_url::{Connecting, Keepalive, SentinelLogin};
 use crate::tls::Tls;
 
 const TOOK: &str = "a message that was taken is always recorded, so that none is lost with its worker";
@@ -35,6 +36,7 @@ pub const NAMES: Names = Names {
         "socket_timeout",
         "socket_connect_timeout",
         "socket_keepalive",
+        "socket_keepalive_options",
         "client_name",
         "master_name",
         "sentinel_kwargs",
@@ -54,10 +56,6 @@ pub const NAMES: Names = Names {
         (
             "health_check_interval",
             "a connection that waits is made to answer every few seconds",
-        ),
-        (
-            "socket_keepalive_options",
-            "socket_keepalive uses the system's own intervals",
         ),
         ("socket_read_size", "it is chosen by the worker"),
         ("polling_interval", "messages are waited for on the server"),
@@ -89,16 +87,19 @@ struct Socket {
     socket_timeout: Option<f64>,
     socket_connect_timeout: Option<f64>,
     socket_keepalive: Option<bool>,
+    #[serde(default)]
+    socket_keepalive_options: BTreeMap<String, u32>,
     client_name: Option<String>,
     master_name: Option<String>,
     sentinel_kwargs: Option<toml::Table>,
 }
 
 /// Those among [`NAMES`] that are fields of [`Socket`].
-const SOCKET: [&str; 6] = [
+const SOCKET: [&str; 7] = [
     "socket_timeout",
     "socket_connect_timeout",
     "socket_keepalive",
+    "socket_keepalive_options",
     "client_name",
     "master_name",
     "sentinel_kwargs",
@@ -129,7 +130,11 @@ impl Options {
                     .socket_timeout
                     .and_then(limit)
                     .or(connecting.response_timeout),
-                keepalive: socket.socket_keepalive.unwrap_or(connecting.keepalive),
+                keepalive: match socket.socket_keepalive {
+                    Some(true) => Some(keepalive(&socket.socket_keepalive_options)?),
+                    Some(false) => None,
+                    None => connecting.keepalive,
+                },
                 client_name: socket.client_name.or(connecting.client_name),
                 master_name: socket.master_name.or(connecting.master_name),
                 sentinel: match socket.sentinel_kwargs {
@@ -141,6 +146,26 @@ impl Options {
             ..options
         })
     }
+}
+
+/// Python has the options as numbers of Linux; in a file the names are clearer.
+fn keepalive(options: &BTreeMap<String, u32>) -> Result<Keepalive, BrokerError> {
+    let mut read = Keepalive::default();
+    for (name, value) in options {
+        let seconds = Some(Duration::from_secs(u64::from(*value)));
+        match name.as_str() {
+            "TCP_KEEPIDLE" | "4" => read.idle = seconds,
+            "TCP_KEEPINTVL" | "5" => read.interval = seconds,
+            "TCP_KEEPCNT" | "6" => read.count = Some(*value),
+            _ => {
+                return Err(BrokerError::Config(format!(
+                    "{}.socket_keepalive_options: {name} is none of TCP_KEEPIDLE (4), TCP_KEEPINTVL (5) and TCP_KEEPCNT (6)",
+                    NAMES.setting
+                )));
+            }
+        }
+    }
+    Ok(read)
 }
 
 /// `sentinel_kwargs`: redis-py's arguments for connections to sentinels.
@@ -241,7 +266,7 @@ mod tests {
             socket_timeout = 3
             socket_connect_timeout = 2.5
             socket_keepalive = true
-            socket_keepalive_options = { 1 = 2 }
+            socket_keepalive_options = { 4 = 60, TCP_KEEPINTVL = 10, 6 = 3 }
             retry_on_timeout = true
             client_name = "me"
             polling_interval = 1
@@ -271,7 +296,12 @@ mod tests {
         let connecting = &options.connecting;
         assert_eq!(connecting.response_timeout, Some(Duration::from_secs(3)));
         assert_eq!(connecting.connect_timeout, Duration::from_millis(2500));
-        assert!(connecting.keepalive);
+        let keepalive = Keepalive {
+            idle: Some(Duration::from_secs(60)),
+            interval: Some(Duration::from_secs(10)),
+            count: Some(3),
+        };
+        assert_eq!(connecting.keepalive, Some(keepalive));
         assert_eq!(connecting.client_name.as_deref(), Some("me"));
         assert_eq!(connecting.master_name.as_deref(), Some("main"));
         let sentinel = &connecting.sentinel;

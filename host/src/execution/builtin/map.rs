@@ -41,7 +41,7 @@ impl Execution {
         let mut request = Request::clone(&task.request);
         request.message.body = Vec::new();
         request.task = mapped.task;
-        let (started, call) = (Instant::now(), self.call(task, acked));
+        let (started, call) = (Instant::now(), self.call(task, &component, acked));
         let most = component.limits().result;
         let mut results = String::from("[");
         for item in items {

@@ -1,0 +1,93 @@
+//! From settings to what components are granted.
+
+use url::Url;
+
+use super::Settings;
+use crate::policy::grants;
+use crate::sandbox::{Granting, Server};
+
+impl Settings {
+    /// The tables `[component.NAME]`, or everything that makes no sense in them.
+    pub fn granting(&self) -> Result<Granting, Vec<String>> {
+        let mut wrong = Vec::new();
+        let components = grants::read(&self.component, &mut wrong);
+        match wrong.is_empty() {
+            true => Ok(Granting {
+                components,
+                own: self.servers(),
+            }),
+            false => Err(wrong),
+        }
+    }
+
+    /// The servers that this worker talks to itself.
+    fn servers(&self) -> Vec<Server> {
+        let brokers = [&self.broker_url, &self.broker_read_url, &self.broker_write_url];
+        let brokers = brokers.into_iter().flatten().flat_map(|urls| urls.all());
+        let backends = self.result_backend.iter().flat_map(|urls| urls.split(';'));
+        brokers.chain(backends).filter_map(server).collect()
+    }
+}
+
+/// The host and port of a URL, with the defaults of its scheme; nothing for folders and sockets of the file system.
+fn server(url: &str) -> Option<Server> {
+    let url = url.trim();
+    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+    let port = match scheme {
+        "amqp" | "pyamqp" => 5672,
+        "amqps" => 5671,
+        "redis" | "rediss" => 6379,
+        "sentinel" => 26379,
+        _ => return None,
+    };
+    let url = Url::parse(&format!("{scheme}:{}", if rest.is_empty() { "//" } else { rest })).ok()?;
+    let host = url
+        .host_str()
+        .filter(|host| !host.is_empty())
+        .unwrap_or("localhost");
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Some((host.to_owned(), url.port().unwrap_or(port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workers_own_servers_are_those_of_its_urls() {
+        let settings: Settings = toml::from_str(
+            "broker_url = 'amqp://u:p@mq:5673/v;amqps://mq2'\nresult_backend = 'redis://'\n\
+             broker_write_url = ['sentinel://[fd00::1]', 'redis']",
+        )
+        .unwrap();
+        let own = settings.granting().unwrap().own;
+        let own: Vec<_> = own.iter().map(|(host, port)| (host.as_str(), *port)).collect();
+        assert_eq!(
+            own,
+            [
+                ("mq", 5673),
+                ("mq2", 5671),
+                ("fd00::1", 26379),
+                ("localhost", 6379),
+                ("localhost", 6379)
+            ]
+        );
+        assert_eq!(server("file:///srv/results"), None);
+    }
+
+    #[test]
+    fn a_grant_that_makes_no_sense_is_reported_with_everything_else() {
+        let settings: Settings =
+            toml::from_str("worker_concurrency = 0\n[component.a]\nresult = true\n[component.b]\nfiles = 1")
+                .unwrap();
+        let text = settings.validate().unwrap_err().to_string();
+        for part in [
+            "worker_concurrency",
+            "component.a.result",
+            "did you mean results?",
+            "component.b.files",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Canvas: what workers send one another (contract section 4).
+
+mod messages;
