@@ -6,10 +6,12 @@
 mod amqp;
 mod canvas;
 mod chords;
+mod celery_suite;
 mod cli;
 mod compliance;
 mod conformance;
 mod content;
+mod control;
 mod execution;
 mod filesystem;
 mod fleet;
