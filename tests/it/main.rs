@@ -5,8 +5,8 @@
 
 mod amqp;
 mod canvas;
-mod chords;
 mod celery_suite;
+mod chords;
 mod cli;
 mod compliance;
 mod conformance;
