@@ -390,6 +390,12 @@ def link_error():
     assert results[2].state == states.PENDING
 
 
+def link_error_called():
+    """An errback of three arguments is called by the worker itself."""
+    failed = call("probe.fail", "told", link_error=s("probe.told", note="noted"))
+    expect.raises(ValueError, lambda: failed.get(timeout=LIMIT))
+
+
 def chain_of_three():
     result = chain(s("arithmetic.add", 1, 2), s("arithmetic.add", 3), s("arithmetic.mul", 4))()
     assert result.get(timeout=LIMIT) == 24
