@@ -321,6 +321,9 @@ impl Execution {
     ) -> Result<Run, Outcome> {
         let _counted = acked.is_early().then(|| self.prefetch.count(Counted::Acked));
         self.store_started(task, acked).await;
+        if reaches_out(&task.code) && !self.acked(acked).await {
+            return Err(Outcome::Cancelled);
+        }
         tokio::select! {
             biased;
             () = self.shutdown.reached(Stage::Cold) => Err(Outcome::Cancelled),
@@ -398,16 +401,26 @@ impl Execution {
             now: scene.now,
             new_id: &mut || Uuid::new_v4().to_string(),
         };
+        let mut ledger = task.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let replacement = match outcome {
+            Outcome::Replaced => std::mem::take(&mut ledger.replacement),
+            _ => Vec::new(),
+        };
         let left = Left {
-            children: task
-                .ledger
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .children
-                .clone(),
+            children: ledger.children.clone(),
             context: &mut context,
         };
-        settle::settle(&task.request, &task.plan, outcome, receipt.is_none(), scene, left)
+        let mut effects: Vec<Effect> = replacement.into_iter().map(Effect::Follow).collect();
+        let acked = receipt.is_none();
+        effects.extend(settle::settle(
+            &task.request,
+            &task.plan,
+            outcome,
+            acked,
+            scene,
+            left,
+        ));
+        effects
     }
 
     /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after
@@ -542,6 +555,11 @@ impl Execution {
             now: Timestamp::now(),
         }
     }
+}
+
+/// Whether what a run does cannot be held back until its message is acknowledged.
+fn reaches_out(code: &Code) -> bool {
+    matches!(code, Code::Component(component) if component.grants().reaches_out())
 }
 
 /// Time from now until `eta`, in steps of at most an hour: the wall clock may be set meanwhile.

@@ -312,6 +312,8 @@ pub enum Outcome {
     },
     /// Celery's `Ignore`.
     Ignore,
+    /// Another task takes its place (contract section 4.10).
+    Replaced,
     /// It was called off.
     Revoked(Revocation),
     /// It cannot be run: its ETA is no time.

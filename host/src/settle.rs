@@ -17,7 +17,7 @@ use crate::policy::admit::Plan;
 pub enum Effect {
     /// Send a retry. A failure of this settles the task anew: see [`Unsent`].
     Publish(Outgoing),
-    /// Do a step of what follows a task that succeeded. A failure of this settles the task anew.
+    /// Do a step of what follows a task that succeeded, or takes the place of one. A failure of this settles the task anew.
     Follow(Step),
     /// Store a state.
     Store(StoredResult),
@@ -84,7 +84,7 @@ pub enum Unsent {
     Retry,
     /// The retry of a run whose sandbox was lost, for this reason.
     Lost(String),
-    /// A callback, or the next task of the chain.
+    /// A callback, the next task of the chain, or what takes its place.
     Following,
 }
 
@@ -93,7 +93,7 @@ impl Unsent {
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::WorkerLost(reason) => Self::Lost(reason.clone()),
-            Outcome::Success(_) => Self::Following,
+            Outcome::Success(_) | Outcome::Replaced => Self::Following,
             _ => Self::Retry,
         }
     }
@@ -188,7 +188,7 @@ impl Settling<'_> {
                 self.failed_outside(&failure, left);
                 self.settle(false, false);
             }
-            Outcome::Ignore | Outcome::Duplicate => self.settle(true, false),
+            Outcome::Ignore | Outcome::Replaced | Outcome::Duplicate => self.settle(true, false),
             Outcome::Refused(failure) => {
                 self.failed_outside(&failure, left);
                 self.settle(false, false);

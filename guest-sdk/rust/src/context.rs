@@ -4,10 +4,12 @@ use std::cell::{Cell, OnceCell};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::bindings::celerybox::task::context::Request;
 use crate::bindings::celerybox::task::types as wit;
-use crate::error::TaskError;
+use crate::canvas::{AsyncResult, Signature};
+use crate::error::{AcceptedReplacement, TaskError};
 use crate::host::Host;
 use crate::retry::Retry;
 use crate::task::to_json;
@@ -140,6 +142,62 @@ impl Context {
         Err(TaskError::soft_time_limit_exceeded())
     }
 
+    /// Lets another signature take over the identity of this task: Celery's `self.replace`. Its result, callbacks and chain
+    /// become those of this one, which ends here: `return Err(ctx.replace(…))`. Of a refusal the error says why.
+    #[track_caller]
+    pub fn replace(&self, signature: Signature) -> TaskError {
+        let accepted = match signature.json() {
+            Ok(json) => self.host.replace(&json),
+            Err(error) => return error,
+        };
+        match accepted {
+            Ok(()) => TaskError::Replaced(AcceptedReplacement(())),
+            Err(error) => self.refused(error),
+        }
+    }
+
+    /// Adds a signature to the chord that this task is a part of; the body waits for it, too: Celery's
+    /// `self.add_to_chord`.
+    ///
+    /// # Errors
+    ///
+    /// `ValueError` where this task is no part of a chord, and as [`Signature::apply_async`].
+    #[track_caller]
+    pub fn add_to_chord(&self, signature: Signature) -> Result<AsyncResult, TaskError> {
+        match self.host.add_to_chord(&signature.json()?) {
+            Ok(tuple) => sent(&tuple),
+            Err(error) => Err(self.refused(error)),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn apply(&self, signature: &Signature, args: &[Value]) -> Result<AsyncResult, TaskError> {
+        match self.host.apply(&signature.json()?, &to_json(args)?) {
+            Ok(tuple) => sent(&tuple),
+            Err(error) => Err(self.refused(error)),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn result(&self, id: &str) -> Result<Option<Value>, TaskError> {
+        match self.host.result(id) {
+            Ok(Some(document)) => match serde_json::from_str(&document) {
+                Ok(document) => Ok(Some(document)),
+                Err(error) => Err(TaskError::new("ValueError", format!("result of {id}: {error}"))),
+            },
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.refused(error)),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn forget(&self, id: &str) -> Result<(), TaskError> {
+        match self.host.forget(id) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.refused(error)),
+        }
+    }
+
     pub(crate) fn host(&self) -> &Host {
         &self.host
     }
@@ -155,5 +213,16 @@ impl Context {
             self.raised.set(true);
         }
         TaskError::from_worker(error)
+    }
+}
+
+/// The result of what was sent; of an empty chain, which sends nothing, it has no id.
+#[track_caller]
+fn sent(tuple: &str) -> Result<AsyncResult, TaskError> {
+    let value = serde_json::from_str(tuple).unwrap_or_default();
+    match value {
+        Value::Null => Ok(AsyncResult::new("")),
+        tuple => AsyncResult::from_tuple(&tuple)
+            .ok_or_else(|| TaskError::new("RuntimeError", "the worker's answer is no result tuple")),
     }
 }

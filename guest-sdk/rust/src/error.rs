@@ -42,7 +42,13 @@ pub enum TaskError {
     },
     /// Acknowledge the message and store nothing: Celery's `Ignore`.
     Ignore,
+    /// The worker accepted another task in the place of this one. Made by [`Context::replace`](crate::Context::replace).
+    Replaced(AcceptedReplacement),
 }
+
+/// The proof that the worker accepted a replacement.
+#[derive(Debug)]
+pub struct AcceptedReplacement(pub(crate) ());
 
 /// The proof that the worker accepted a retry.
 #[derive(Debug)]
@@ -84,7 +90,7 @@ impl TaskError {
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failure(failure) => Some(failure),
-            Self::Retry(_) | Self::Reject { .. } | Self::Ignore => None,
+            Self::Retry(_) | Self::Reject { .. } | Self::Ignore | Self::Replaced(_) => None,
         }
     }
 
@@ -115,6 +121,7 @@ impl TaskError {
             Self::Retry(_) => Ending::Retry,
             Self::Reject { reason, requeue } => Ending::Reject(Reject { reason, requeue }),
             Self::Ignore => Ending::Ignore,
+            Self::Replaced(_) => Ending::Replaced,
         }
     }
 }
@@ -146,6 +153,7 @@ impl fmt::Display for TaskError {
                 )
             }
             Self::Ignore => f.write_str("Ignore"),
+            Self::Replaced(_) => f.write_str("Replaced"),
         }
     }
 }

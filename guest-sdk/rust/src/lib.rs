@@ -29,6 +29,7 @@
 //!
 //! * [`task`] marks a function as a task, [`tasks!`] exports them.
 //! * [`Context`] is Celery's `self`: the request, states, retries, time limits.
+//! * [`canvas`] sends tasks: `add::s((2, 2))`, chains, groups, chords.
 //! * [`TaskError`] is every ending but a value.
 //! * [`log`] writes to the worker's log.
 //! * `testing` plays the worker in unit tests.
@@ -42,6 +43,7 @@ extern crate self as celerybox_guest;
 mod bind;
 #[doc(hidden)]
 pub mod bindings;
+pub mod canvas;
 mod context;
 mod error;
 mod export;
@@ -56,7 +58,7 @@ pub mod testing;
 
 pub use bindings::celerybox::task::context::{DeliveryInfo, Request};
 pub use context::{Context, TimeLeft};
-pub use error::{AcceptedRetry, TaskError};
+pub use error::{AcceptedReplacement, AcceptedRetry, TaskError};
 pub use failure::Failure;
 pub use retry::Retry;
 pub use task::Task;

@@ -109,6 +109,28 @@ impl TestContext {
         self.host.played().retry.clone()
     }
 
+    /// Lets a task with this id have this result: SUCCESS with a value.
+    #[must_use]
+    pub fn with_result(self, id: &str, value: &(impl serde::Serialize + ?Sized)) -> Self {
+        let value = serde_json::to_value(value).unwrap_or_default();
+        let document =
+            serde_json::json!({"task_id": id, "status": "SUCCESS", "result": value, "children": []});
+        self.host.played().results.insert(id.to_owned(), document);
+        self
+    }
+
+    /// The signatures that the task sent, as the JSON that Celery's clients write.
+    #[must_use]
+    pub fn sent(&self) -> Vec<serde_json::Value> {
+        self.host.played().sent.clone()
+    }
+
+    /// The signature that takes the place of the task.
+    #[must_use]
+    pub fn replacement(&self) -> Option<serde_json::Value> {
+        self.host.played().replacement.clone()
+    }
+
     /// How long the task slept in all.
     #[must_use]
     pub fn slept(&self) -> Duration {

@@ -1,8 +1,10 @@
 //! `celerybox call`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -11,11 +13,13 @@ use uuid::Uuid;
 use super::global::Global;
 use super::json_argument;
 use crate::broker::send;
-use crate::config::connect;
+use crate::canvas::{self, Context, Partial, Signature};
+use crate::config::{Settings, connect};
+use crate::execution::steps::Steps;
 use crate::message::content::compression::Compression;
 use crate::message::content::{Serializer, Writer};
 use crate::message::request::{format_time, parse_time};
-use crate::message::{Message, Outgoing, Properties, repr};
+use crate::message::{JsonMap, Message, Outgoing, Properties, repr};
 use crate::queue::{Destination, Sending};
 
 /// Send a task to a worker; prints its id.
@@ -24,11 +28,21 @@ use crate::queue::{Destination, Sending};
 Examples:
   celerybox call arithmetic.add -a '[2, 3]'
   celerybox call text.count_words -k '{\"text\": \"to be or not to be\"}' --countdown 10
+  python -c 'import json, proj; print(json.dumps(proj.add.s(2, 2) | proj.add.s(4)))' | celerybox call --signature -
   id=$(celerybox call spin.forever --time-limit 1) && celerybox result \"$id\"")]
 pub(super) struct Call {
     /// The task's name
-    #[arg(value_name = "NAME")]
-    name: String,
+    #[arg(
+        value_name = "NAME",
+        required_unless_present = "signature",
+        conflicts_with = "signature"
+    )]
+    name: Option<String>,
+
+    /// A signature of any kind (chain, group, chord …) as JSON: a file, or - for standard input. Arguments and options are
+    /// added to it as apply_async does; of a group the ids of all tasks are printed, of anything else that of its result
+    #[arg(long, value_name = "FILE|-")]
+    signature: Option<PathBuf>,
 
     /// Positional arguments, a JSON list
     #[arg(short, long, value_name = "JSON", default_value = "[]")]
@@ -89,6 +103,10 @@ impl Call {
         settings.validate()?;
         json_argument(&self.args, "--args", '[', "'[2, 3]'")?;
         json_argument(&self.kwargs, "--kwargs", '{', "'{\"x\": 2}'")?;
+        if let Some(file) = &self.signature {
+            return self.apply(&settings, file).await;
+        }
+        let name = self.name.clone().unwrap_or_default();
         let asked = Sending {
             queue: self.queue.clone(),
             exchange: self.exchange.clone(),
@@ -99,10 +117,10 @@ impl Call {
             ..Sending::default()
         };
         let queues = settings.queues()?;
-        let destination = settings.router()?.destination(&queues, &self.name, asked);
+        let destination = settings.router()?.destination(&queues, &name, asked);
         let destination = destination.map_err(anyhow::Error::msg)?;
         let id = Uuid::new_v4().to_string();
-        let mut message = self.message(&id, Timestamp::now())?;
+        let mut message = self.message(&name, &id, Timestamp::now())?;
         let writer = writer(&destination, &settings.task_defaults()?.writer)?;
         writer.fill(&mut message, &self.body())?;
         let priority = destination.priority.or(settings.task_default_priority);
@@ -119,8 +137,63 @@ impl Call {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// Applies a signature as a client does (contract section 4), and prints the ids of what it started.
+    async fn apply(&self, settings: &Settings, file: &Path) -> anyhow::Result<ExitCode> {
+        let text = match file.to_str() {
+            Some("-") => std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?,
+            _ => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
+        };
+        let signature = Signature::parse(&text)?;
+        let broker = connect::broker(settings)?;
+        let backend = connect::backend(settings, &broker)?;
+        let partial = Partial {
+            args: serde_json::from_str(&self.args)?,
+            kwargs: serde_json::from_str(&self.kwargs)?,
+            options: self.options(),
+        };
+        let mut context = Context {
+            defaults: &settings.canvas("celerybox", backend.as_ref())?,
+            sender: None,
+            now: Timestamp::now(),
+            new_id: &mut || Uuid::new_v4().to_string(),
+        };
+        let applied = canvas::apply(&signature, partial, &mut context)?;
+        let steps = Steps::new(Arc::clone(&broker), backend, settings.publish_retry());
+        for step in applied.steps {
+            steps.carry_out(step).await?;
+        }
+        broker.close().await?;
+        for id in ids(&applied.result) {
+            println!("{id}");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The options of `apply_async` that were given.
+    fn options(&self) -> JsonMap {
+        let expires = self.expires.as_ref().map(|text| match text.parse::<f64>() {
+            Ok(seconds) => json!(seconds),
+            Err(_) => json!(text),
+        });
+        let options = [
+            ("eta", json!(self.eta)),
+            ("countdown", json!(self.countdown)),
+            ("expires", json!(expires)),
+            ("time_limit", json!(self.time_limit)),
+            ("soft_time_limit", json!(self.soft_time_limit)),
+            ("queue", json!(self.queue)),
+            ("exchange", json!(self.exchange)),
+            ("routing_key", json!(self.routing_key)),
+            ("serializer", json!(self.serializer)),
+            ("compression", json!(self.compression)),
+            ("priority", json!(self.priority)),
+        ];
+        let given = options.into_iter().filter(|(_, value)| !value.is_null());
+        given.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
     /// The message of protocol 2 that a Python client would send (contract section 1.2).
-    fn message(&self, id: &str, now: Timestamp) -> anyhow::Result<Message> {
+    fn message(&self, name: &str, id: &str, now: Timestamp) -> anyhow::Result<Message> {
         let after = |seconds: f64, name: &str| {
             SignedDuration::try_from_secs_f64(seconds)
                 .ok()
@@ -145,7 +218,7 @@ impl Call {
         let args: Vec<Value> = serde_json::from_str(&self.args)?;
         let kwargs: Value = serde_json::from_str(&self.kwargs)?;
         let headers = json!({
-            "lang": "py", "task": self.name, "id": id, "shadow": null,
+            "lang": "py", "task": name, "id": id, "shadow": null,
             "eta": eta.map(format_time), "expires": expires.map(format_time),
             "group": null, "group_index": null, "retries": 0,
             "timelimit": [self.time_limit, self.soft_time_limit],
@@ -170,6 +243,18 @@ impl Call {
             r#"[{}, {}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]"#,
             self.args, self.kwargs
         )
+    }
+}
+
+/// The tasks that a result tuple waits for: those of a group, else the one it is the result of.
+fn ids(tuple: &Value) -> Vec<&str> {
+    match tuple.get(1).and_then(Value::as_array) {
+        Some(members) => members.iter().flat_map(ids).collect(),
+        None => tuple
+            .pointer("/0/0")
+            .and_then(Value::as_str)
+            .into_iter()
+            .collect(),
     }
 }
 

@@ -12,11 +12,13 @@ use uuid::Uuid;
 
 use super::global::Global;
 use super::json_argument;
+use crate::canvas::{Publication, Step};
+use crate::execution::errands::{Desk, Plan};
 use crate::message::{Message, Properties, Request, Route, request};
 use crate::outcome::{Nameable, Outcome, State};
 use crate::policy::annotate::annotate;
-use crate::policy::{admit, autoretry};
-use crate::sandbox::Call;
+use crate::policy::{admit, autoretry, grants};
+use crate::sandbox::{Call, Errands};
 
 /// Run one task of a component here and now, without a broker.
 ///
@@ -102,8 +104,12 @@ impl Run {
                 eprintln!("{}: {meta}", state.as_str());
                 async { Ok(()) }.boxed()
             }),
-            errands: Arc::new(|_| {
-                async { Err(crate::sandbox::ErrandError::NotSupported("canvas follows".into())) }.boxed()
+            errands: shown(Desk {
+                request: Arc::clone(&request),
+                grants: component.grants().clone(),
+                limits: Arc::clone(component.limits()),
+                canvas: Arc::new(settings.canvas("celerybox-run", None)?),
+                ledger: Arc::default(),
             }),
         };
         let run = component.run(call).await;
@@ -112,6 +118,32 @@ impl Run {
         let outcome = autoretry::apply(&request, &definition, run.outcome, random);
         Ok(report(&definition.name, outcome))
     }
+}
+
+/// Sends nothing: what a worker would send is checked as there, and shown. There are no results either.
+fn shown(desk: Desk) -> Errands {
+    Arc::new(move |errand| {
+        let plan = desk.plan(errand);
+        async move {
+            match plan? {
+                Plan::Send { steps, answer } => {
+                    for step in &steps {
+                        if let Step::Publish(publication) = step {
+                            let Publication {
+                                task, id, outgoing, ..
+                            } = &**publication;
+                            let queue = grants::place(&outgoing.route);
+                            let body = String::from_utf8_lossy(&outgoing.message.body);
+                            eprintln!("would send {task}[{id}] to {queue}: {body}");
+                        }
+                    }
+                    Ok(answer)
+                }
+                _ => Ok(None),
+            }
+        }
+        .boxed()
+    })
 }
 
 /// A request as a client would have sent it.
@@ -157,6 +189,7 @@ fn report(task: &str, outcome: Outcome) -> ExitCode {
             );
         }
         Outcome::Ignore => eprintln!("{task} asked to be ignored: nothing would be stored"),
+        Outcome::Replaced => eprintln!("{task} asked to be replaced by another task"),
         Outcome::Revoked(_) | Outcome::Refused(_) | Outcome::Duplicate | Outcome::Cancelled => {
             eprintln!("{task} did not run");
         }

@@ -3,7 +3,8 @@
 //! Such a task must not happen twice, so nothing of its run may be seen before the broker has the acknowledgement: until
 //! then the message can come again, to another worker, when this one is killed or its connection goes. Waiting for that
 //! before the run would cost a slot a round trip. A guest reaches nobody but through the worker, so its run may begin at
-//! once, and everything that leaves it waits here.
+//! once, and everything that leaves it waits here. Only the run of a component that is granted more (network, files to
+//! write) begins afterwards.
 
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ impl Execution {
         };
         let _slot = self.slots.acquire().await;
         match component.run(call).await.outcome {
-            Outcome::Success(_) | Outcome::Ignore => {}
+            Outcome::Success(_) | Outcome::Ignore | Outcome::Replaced => {}
             outcome => error!(
                 "Errback {name} of task {} raised an exception: {outcome:?}",
                 task.request.id

@@ -146,6 +146,11 @@ impl Grants {
             && self.environment.is_empty()
     }
 
+    /// Whether a run can change something outside without the worker's doing.
+    pub fn reaches_out(&self) -> bool {
+        !self.network.is_empty() || self.files.values().any(|folder| folder.writable)
+    }
+
     /// Refuses to send a task to a place unless both are granted; the text names both and what to write.
     pub fn check_send(&self, task: &str, route: &Route) -> Result<(), String> {
         match self.send_to.allows_task(task) && self.send_to.allows_route(route) {

@@ -249,6 +249,7 @@ fn ended_with(ending: Ending, guest: &mut Guest, limits: &Limits) -> Outcome {
             requeue: reject.requeue,
         },
         Ending::Ignore => Outcome::Ignore,
+        Ending::Replaced if guest.replaced => Outcome::Replaced,
         Ending::Replaced => not_accepted("replaced"),
     }
 }

@@ -1,6 +1,9 @@
 //! Contract section 3.2: a task that is acknowledged before it runs is never seen to run twice.
 
+use std::time::Duration;
+
 use celerybox::execution::Options;
+use celerybox::policy::grants::{Folder, Grants};
 use serde_json::json;
 
 use super::{ACK, Lab, Sent};
@@ -89,4 +92,33 @@ async fn a_run_ends_when_its_ack_is_lost_with_its_connection() {
     again.ack_arrives();
     again.done().await;
     assert_eq!(lab.states("a"), ["SUCCESS"]);
+}
+
+/// A file that is written cannot be unwritten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_reaches_out_begins_after_its_ack() {
+    let folder = tempfile::tempdir().unwrap();
+    for writable in [true, false] {
+        let data = Folder {
+            path: folder.path().into(),
+            writable,
+        };
+        let grants = Grants {
+            files: [("/data".to_owned(), data)].into(),
+            ..Grants::none("probe")
+        };
+        let lab = Lab {
+            holds_acks: true,
+            ..Lab::granting(slots(1), grants).await
+        };
+        let sent = lab.send("echo", json!([1]), json!({"id": "a"}));
+        lab.until("it is acknowledged", || sent.verdict() == ACK).await;
+        let mut other = lab.send("late", json!([0]), json!({}));
+        // What must not happen has no event.
+        let patience = Duration::from_millis(if writable { 500 } else { 60_000 });
+        let ended = tokio::time::timeout(patience, &mut other.way).await.is_ok();
+        assert_eq!(ended, !writable, "who only reads does not wait");
+        sent.ack_arrives();
+        assert_eq!(sent.done().await, ACK);
+    }
 }

@@ -21,9 +21,10 @@ use celerybox::backend::{BackendError, ResultBackend, StoredResult};
 use celerybox::broker::{Broker, BrokerError, Delivery, Receipt, Told, Verdict};
 use celerybox::execution::{Execution, Options, handle};
 use celerybox::message::{Message, Outgoing, Properties, Route};
+use celerybox::policy::grants::Grants;
 use celerybox::queue::Queue;
 use celerybox::sandbox::registry::load_all;
-use celerybox::sandbox::{Limits, Sandbox};
+use celerybox::sandbox::{Granting, Limits, Sandbox};
 use celerybox::shutdown::Shutdown;
 use celerybox_tests::guests;
 use serde_json::{Value, json};
@@ -147,7 +148,17 @@ const ACK: Option<Verdict> = Some(Verdict::Ack);
 
 impl Lab {
     async fn new(options: Options) -> Lab {
+        Lab::granting(options, Grants::default()).await
+    }
+
+    /// Its component is granted something.
+    async fn granting(options: Options, grants: Grants) -> Lab {
+        let granting = Granting {
+            components: [("probe".to_owned(), grants)].into(),
+            own: Vec::new(),
+        };
         let sandbox = Sandbox::new(Limits::default(), 8, None).expect("a sandbox");
+        let sandbox = sandbox.granting(granting);
         let registry = load_all(&sandbox, &[guests().join("probe.wasm")], false).await;
         assert!(registry.broken().is_empty(), "{:?}", registry.broken());
         let (broker, memory) = (Arc::<Remembering>::default(), Arc::<Memory>::default());

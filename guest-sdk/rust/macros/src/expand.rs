@@ -109,6 +109,10 @@ fn write(function: &ItemFn, bound: Bound, parameters: &[Parameter], options: &Ch
     let outcome = quote_spanned!(returned=> (&#output).kind().outcome(#output));
     let render = quote_spanned!(returned=> .and_then(|value| #library::to_json(&value)));
     let comment = format!("The task `{function_name}`, for `tasks!` and for tests.");
+    let partial = format!("A signature of `{function_name}`: Celery's `{function_name}.s(…)`.");
+    let immutable =
+        format!("One that takes nothing from the task before it: Celery's `{function_name}.si(…)`.");
+    let delay = format!("Sends `{function_name}`: Celery's `{function_name}.delay(…)`.");
     quote! {
         #[doc = #comment]
         #[doc(hidden)]
@@ -134,6 +138,30 @@ fn write(function: &ItemFn, bound: Bound, parameters: &[Parameter], options: &Ch
                     #outcome #render
                 },
             };
+
+            #[doc = #partial]
+            #[must_use]
+            #[allow(dead_code, clippy::should_implement_trait)]
+            #visibility fn s(args: impl ::celerybox_guest::canvas::Arguments) -> ::celerybox_guest::canvas::Signature {
+                ::celerybox_guest::canvas::signature(Self::TASK.name).args(args)
+            }
+
+            #[doc = #immutable]
+            #[must_use]
+            #[allow(dead_code)]
+            #visibility fn si(args: impl ::celerybox_guest::canvas::Arguments) -> ::celerybox_guest::canvas::Signature {
+                Self::s(args).immutable(true)
+            }
+
+            #[doc = #delay]
+            #[allow(dead_code)]
+            #[track_caller]
+            #visibility fn delay(
+                ctx: &::celerybox_guest::Context,
+                args: impl ::celerybox_guest::canvas::Arguments,
+            ) -> ::core::result::Result<::celerybox_guest::canvas::AsyncResult, ::celerybox_guest::TaskError> {
+                Self::s(args).apply_async(ctx)
+            }
         }
     }
 }

@@ -1,8 +1,11 @@
 //! A worker played in memory, for native unit tests. `crate::testing` sets it up and reads it.
 
 use std::cell::{RefCell, RefMut};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::bindings::celerybox::task::context::{
     DeliveryInfo, Level, Request, RetryError, RetryOptions, TimeLeft,
@@ -22,6 +25,11 @@ pub(crate) struct Played {
     pub(crate) refusal: Option<Error>,
     pub(crate) states: Vec<(String, String)>,
     pub(crate) retry: Option<RetryOptions>,
+    /// The signatures that were sent, with the arguments in front.
+    pub(crate) sent: Vec<Value>,
+    pub(crate) replacement: Option<Value>,
+    /// Result documents by task id.
+    pub(crate) results: BTreeMap<String, Value>,
     pub(crate) slept: Duration,
     started: Instant,
     soft_limit_told: bool,
@@ -58,6 +66,46 @@ impl Host {
         Ok(())
     }
 
+    pub(crate) fn apply(&self, signature: &str, args: &str) -> Result<String, Error> {
+        let mut played = self.played();
+        played.answer()?;
+        let mut signature = json(signature)?;
+        let own = signature["args"].as_array().cloned().unwrap_or_default();
+        let mut args = json(args)?.as_array().cloned().unwrap_or_default();
+        args.extend(own);
+        signature["args"] = Value::Array(args);
+        played.send(signature)
+    }
+
+    pub(crate) fn replace(&self, signature: &str) -> Result<(), Error> {
+        let mut played = self.played();
+        played.answer()?;
+        played.replacement = Some(json(signature)?);
+        Ok(())
+    }
+
+    pub(crate) fn add_to_chord(&self, signature: &str) -> Result<String, Error> {
+        let mut played = self.played();
+        played.answer()?;
+        if played.request.chord.is_none() {
+            return Err(Error::Invalid("the task is no part of a chord".to_owned()));
+        }
+        played.send(json(signature)?)
+    }
+
+    pub(crate) fn result(&self, id: &str) -> Result<Option<String>, Error> {
+        let mut played = self.played();
+        played.answer()?;
+        Ok(played.results.get(id).map(Value::to_string))
+    }
+
+    pub(crate) fn forget(&self, id: &str) -> Result<(), Error> {
+        let mut played = self.played();
+        played.answer()?;
+        played.results.remove(id);
+        Ok(())
+    }
+
     pub(crate) fn time_left(&self) -> TimeLeft {
         let played = self.played();
         TimeLeft {
@@ -80,7 +128,27 @@ impl Host {
     }
 }
 
+fn json(text: &str) -> Result<Value, Error> {
+    serde_json::from_str(text).map_err(|error| Error::Invalid(error.to_string()))
+}
+
 impl Played {
+    /// Remembers what is sent; its id is its own, or `sent-1`, `sent-2` ….
+    fn send(&mut self, signature: Value) -> Result<String, Error> {
+        self.sent.push(signature.clone());
+        let own = signature["options"]["task_id"].as_str().map(str::to_owned);
+        let id = own.unwrap_or_else(|| format!("sent-{}", self.sent.len()));
+        let members = match signature["subtask_type"] == "group" {
+            true => signature["kwargs"]["tasks"].as_array().map(|tasks| {
+                let members =
+                    (1..=tasks.len()).map(|n| serde_json::json!([[format!("{id}.{n}"), null], null]));
+                members.collect::<Vec<Value>>()
+            }),
+            false => None,
+        };
+        Ok(serde_json::json!([[id, null], members]).to_string())
+    }
+
     /// As the worker does before every call: the soft time limit is told once.
     fn answer(&mut self) -> Result<(), Error> {
         if !self.soft_limit_told && self.left(self.soft) == Some(0) {
@@ -158,6 +226,9 @@ impl Default for Host {
             refusal: None,
             states: Vec::new(),
             retry: None,
+            sent: Vec::new(),
+            replacement: None,
+            results: BTreeMap::new(),
             slept: Duration::ZERO,
             started: Instant::now(),
             soft_limit_told: false,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::bindings::celerybox::task::context::{self, Level, Request, RetryError, RetryOptions, TimeLeft};
 use crate::bindings::celerybox::task::types::Error;
+use crate::bindings::celerybox::task::{publisher, results};
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Host;
@@ -19,6 +20,26 @@ impl Host {
 
     pub(crate) fn retry(&self, options: &RetryOptions) -> Result<(), RetryError> {
         context::retry(options)
+    }
+
+    pub(crate) fn apply(&self, signature: &str, args: &str) -> Result<String, Error> {
+        publisher::apply(signature, args, "{}", "{}")
+    }
+
+    pub(crate) fn replace(&self, signature: &str) -> Result<(), Error> {
+        publisher::replace(signature)
+    }
+
+    pub(crate) fn add_to_chord(&self, signature: &str) -> Result<String, Error> {
+        publisher::add_to_chord(signature)
+    }
+
+    pub(crate) fn result(&self, id: &str) -> Result<Option<String>, Error> {
+        results::get(id)
+    }
+
+    pub(crate) fn forget(&self, id: &str) -> Result<(), Error> {
+        results::forget(id)
     }
 
     pub(crate) fn time_left(&self) -> TimeLeft {

@@ -20,15 +20,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::acked::Acked;
+use super::steps::{StepError, Steps};
 use super::{Execution, Task};
 use crate::backend::{BackendError, ResultBackend};
-use crate::broker::{self, Broker};
 use crate::canvas::{self, CanvasError, Partial, Publication, Sender, Signature, Step};
 use crate::document;
 use crate::message::{JsonMap, Request, content};
 use crate::outcome::{State, StoredResult};
 use crate::policy::grants::Grants;
-use crate::policy::publish::RetryPolicy;
 use crate::sandbox::{Answer, Component, Errand, ErrandError, Errands, Limits};
 
 /// The longest id, bytes.
@@ -43,6 +42,8 @@ pub struct Ledger {
     groups: HashSet<String>,
     /// Result tuples, in sending order (contract section 4.9).
     pub children: Vec<Value>,
+    /// What is sent in the place of the task, once it ends as replaced.
+    pub replacement: Vec<Step>,
 }
 
 /// One run's errands: what it may do and what it did.
@@ -70,6 +71,8 @@ pub enum Plan {
         /// The result tuple.
         answer: Option<String>,
     },
+    /// Nothing now; the replacement is sent when the task ends.
+    Replace,
     /// Read a result.
     Get(String),
     /// Store one.
@@ -124,8 +127,22 @@ impl Desk {
                     children: vec![tuple],
                 })
             }
-            Errand::Replace { .. } => Err(ErrandError::NotSupported("replace follows".into())),
-            Errand::AddToChord { .. } => Err(ErrandError::NotSupported("add_to_chord follows".into())),
+            // It is sent when the task ends as replaced, as a retry is: a task that asks and then fails has failed.
+            Errand::Replace { signature } => {
+                let signature = Signature::parse(&signature)?;
+                self.check_nested(&signature, &JsonMap::new())?;
+                let applied = self.within(|context| canvas::replace(&self.request, signature, context))?;
+                let steps = self.count(&applied)?;
+                self.ledger().replacement = steps;
+                Ok(Plan::Replace)
+            }
+            Errand::AddToChord { signature } => {
+                let signature = Signature::parse(&signature)?;
+                self.check_nested(&signature, &JsonMap::new())?;
+                let applied =
+                    self.within(|context| canvas::add_to_chord(&self.request, signature, context))?;
+                self.send(applied)
+            }
             other => self.plan_results(other),
         }
     }
@@ -172,21 +189,25 @@ impl Desk {
     }
 
     fn within<T>(&self, act: impl FnOnce(&mut canvas::Context<'_>) -> T) -> T {
-        let request = &self.request;
         act(&mut canvas::Context {
             defaults: &self.canvas,
-            sender: Some(Sender {
-                id: request.id.clone(),
-                root_id: request.root_id.clone(),
-                priority: request.message.properties.priority,
-            }),
+            sender: Some(Sender::of(&self.request)),
             now: Timestamp::now(),
             new_id: &mut || Uuid::new_v4().to_string(),
         })
     }
 
-    /// Checks every message and counts them; nothing is sent when one of them may not be.
     fn send(&self, applied: canvas::Applied) -> Result<Plan, ErrandError> {
+        let steps = self.count(&applied)?;
+        self.ledger().children.extend(applied.children);
+        Ok(Plan::Send {
+            steps,
+            answer: Some(applied.result.to_string()),
+        })
+    }
+
+    /// Checks every message and counts them; nothing is sent when one of them may not be.
+    fn count(&self, applied: &canvas::Applied) -> Result<Vec<Step>, ErrandError> {
         let mut ledger = self.ledger();
         let (mut messages, mut bytes) = (ledger.messages, ledger.bytes);
         for step in &applied.steps {
@@ -231,11 +252,7 @@ impl Desk {
                 Step::ChordGrows { .. } => {}
             }
         }
-        ledger.children.extend(applied.children);
-        Ok(Plan::Send {
-            steps: applied.steps,
-            answer: Some(applied.result.to_string()),
-        })
+        Ok(applied.steps.clone())
     }
 
     fn own_task(&self, task_id: String) -> Result<String, ErrandError> {
@@ -325,9 +342,8 @@ impl Execution {
             ledger: Arc::clone(&task.ledger),
         });
         let clerk = Clerk {
-            broker: Arc::clone(&self.broker),
+            steps: self.steps.clone(),
             backend: self.backend.clone(),
-            retry: self.options.publish_retry.clone(),
             largest: desk.limits.host_call_bytes,
         };
         let acked = acked.clone();
@@ -349,9 +365,8 @@ impl Execution {
 /// Who carries plans out.
 #[derive(Clone)]
 struct Clerk {
-    broker: Arc<dyn Broker>,
+    steps: Steps,
     backend: Option<Arc<dyn ResultBackend>>,
-    retry: RetryPolicy,
     /// The most bytes of an answer.
     largest: usize,
 }
@@ -361,10 +376,15 @@ impl Clerk {
         match plan {
             Plan::Send { steps, answer } => {
                 for step in steps {
-                    self.step(step).await?;
+                    self.steps.carry_out(step).await.map_err(|error| match error {
+                        StepError::Backend(error) => refused(error),
+                        StepError::NoBackend => ErrandError::NotSupported(error.to_string()),
+                        StepError::Broker(error) => ErrandError::Unavailable(error.to_string()),
+                    })?;
                 }
                 Ok(answer)
             }
+            Plan::Replace => Ok(None),
             Plan::Get(id) => self.read(self.backend()?.fetch(&id).await),
             Plan::RestoreGroup(id) => {
                 let document = self.read(self.backend()?.fetch_group(&id).await)?;
@@ -375,26 +395,6 @@ impl Clerk {
             Plan::Forget(id) => done(self.backend()?.forget(&id).await),
             Plan::SaveGroup(id, tuple) => done(self.backend()?.save_group(&id, &tuple.to_string()).await),
             Plan::SetChordSize(id, size) => done(self.backend()?.set_chord_size(&id, size).await),
-        }
-    }
-
-    async fn step(&self, step: Step) -> Result<(), ErrandError> {
-        match step {
-            Step::Publish(publication) => {
-                let unavailable = |error: broker::BrokerError| ErrandError::Unavailable(error.to_string());
-                if let Some(queue) = &publication.declare {
-                    self.broker.declare(queue).await.map_err(unavailable)?;
-                }
-                let sent = broker::send(&*self.broker, publication.outgoing, &self.retry).await;
-                sent.map_err(unavailable)
-            }
-            Step::ChordSize { group, size } => {
-                done(self.backend()?.set_chord_size(&group, size).await).map(drop)
-            }
-            Step::SaveGroup { group, tuple } => {
-                done(self.backend()?.save_group(&group, &tuple.to_string()).await).map(drop)
-            }
-            Step::ChordGrows { group } => done(self.backend()?.grow_chord(&group).await).map(drop),
         }
     }
 

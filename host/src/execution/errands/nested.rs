@@ -17,10 +17,12 @@ const MOST_TASKS: usize = 200_000;
 
 /// Tasks that every worker has and that only stand for others.
 pub(super) fn is_built_in(task: &str) -> bool {
-    matches!(
-        task,
-        "celery.accumulate" | "celery.chord_unlock" | "celery.map" | "celery.starmap"
-    )
+    is_map(task) || matches!(task, "celery.accumulate" | "celery.chord_unlock")
+}
+
+/// Tasks that run or send the task of the signature in their argument `task`, whatever kind of signature they are.
+fn is_map(task: &str) -> bool {
+    matches!(task, "celery.map" | "celery.starmap" | "celery.chunks")
 }
 
 /// Task names and where their messages may go. `options` are applied over those of the signature.
@@ -48,7 +50,6 @@ pub(super) fn destinations(
         for part in embedded(&signature.options)? {
             more(part, &[Sending::default()], &mut waiting);
         }
-        let mapped = signature.kwargs.get("task").cloned();
         match signature.kind {
             Kind::Chain(parts) | Kind::Group(parts) => {
                 for part in parts {
@@ -60,16 +61,12 @@ pub(super) fn destinations(
                     more(part, &here, &mut waiting);
                 }
             }
-            // The mapped task runs where the map runs and is sent nowhere; its name has to be granted all the same.
-            Kind::Map | Kind::Chunks if is_built_in(&signature.task) || signature.task == "celery.chunks" => {
-                let task = mapped.as_ref().and_then(|task| task.get("task")?.as_str());
-                let task =
-                    task.ok_or_else(|| CanvasError::Invalid(format!("{} names no task", signature.task)))?;
-                for place in here {
-                    found.push((task.to_owned(), route(task, place, defaults)?));
-                }
+            // Given by its name, so that no argument in front can stand for it later.
+            _ if is_map(&signature.task) => {
+                let mapped = signature.kwargs.get("task").cloned().unwrap_or_default();
+                more(Signature::read(mapped)?, &here, &mut waiting);
             }
-            Kind::Task | Kind::Map | Kind::Chunks if signature.task == "celery.accumulate" => {}
+            _ if signature.task == "celery.accumulate" => {}
             Kind::Task | Kind::Map | Kind::Chunks => {
                 for place in here {
                     let route = route(&signature.task, place, defaults)?;
@@ -216,5 +213,13 @@ mod tests {
         assert_eq!(found(task("celery.accumulate", json!({})), json!({})), [""; 0]);
         let disguised = json!({"task": "evil", "subtask_type": "xmap", "kwargs": {"task": task("fine", json!({})), "it": []}});
         assert_eq!(found(disguised, json!({})), ["evil>celery"]);
+        for name in ["celery.map", "celery.starmap", "celery.chunks"] {
+            let by_hand =
+                json!({"task": name, "kwargs": {"task": task("evil", json!({"queue": "q"})), "it": []}});
+            assert_eq!(found(by_hand, json!({})), ["evil>q"]);
+            let positional =
+                Signature::read(json!({"task": name, "args": [task("evil", json!({})), []]})).unwrap();
+            assert!(destinations(&positional, &JsonMap::new(), &Defaults::default()).is_err());
+        }
     }
 }
