@@ -65,7 +65,7 @@ impl Work<'_, '_> {
             is_header: true,
             ..Freeze::default()
         };
-        let header_result = self.freeze_group(&mut header, given)?;
+        let mut header_result = self.freeze_group(&mut header, given)?;
         if matches!(&header.kind, Kind::Group(tasks) if tasks.is_empty()) {
             let args = vec![json!([])];
             self.apply(
@@ -79,7 +79,8 @@ impl Work<'_, '_> {
             self.announce(&group_id, header_result, &body)?;
             options.extend(delay);
             options.insert("task_id".into(), group_id.into());
-            self.group(
+            // That of the only group in it, when there is nothing else.
+            header_result = self.group(
                 header,
                 Partial {
                     args,
