@@ -275,6 +275,13 @@ fn long(mut place: Place, mixed: bool) {
     for (id, runs) in twice.iter().chain(&theirs) {
         eprintln!("twice: {id} {runs:?}");
     }
+    for sent in lost.iter().chain(&unseen) {
+        for life in fleet.iter().flat_map(|member| &member.lives) {
+            let lines = life.worker.lines();
+            let about: Vec<&String> = lines.iter().filter(|line| line.contains(&sent.id)).collect();
+            eprintln!("open: {} (a worker, killed: {}): {about:?}", sent.id, life.killed);
+        }
+    }
     assert!(lost.is_empty(), "tasks are lost: {lost:?}");
     assert!(twice.is_empty(), "early-acked tasks ended twice: {twice:?}");
     // What a Python worker had popped from Redis and not recorded goes with its connection.
