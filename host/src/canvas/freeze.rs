@@ -80,7 +80,12 @@ impl Work<'_, '_> {
         given: Freeze<'_>,
     ) -> Result<Node, CanvasError> {
         let id = self.own_id(group, None);
+        // A root that is null is one: whoever sends the group gives its tasks theirs.
+        let root = group.options.get("root_id").cloned();
         given.options(group);
+        if let Some(root) = root {
+            group.set("root_id", root);
+        }
         if let Some(group_id) = given.group_id {
             group.set("group_id", group_id);
         }
