@@ -68,9 +68,9 @@ def failing():
     assert app.AsyncResult(errback.options["task_id"]).get(timeout=LIMIT) == "called"
     assert result.parent.results[0].get(timeout=LIMIT) == 2
     # A body that fails by itself.
-    result = chord([add.s(1, 1)])(fail.s())
+    result = chord([add.s(1, 1)])(fail.si("late"))
     error = expect.raises(ValueError, lambda: alone(result).get(timeout=LIMIT))
-    assert error.args == ([2], 7), error.args
+    assert error.args == ("late", 7), error.args
     # What comes after the chord fails with it.
     last = chain(chord([add.s(1, 1), fail.s("boom")], tsum.s()), add.s(1)).apply_async()
     expect.raises(ChordError, lambda: alone(last).get(timeout=LIMIT))

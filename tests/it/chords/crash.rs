@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::proxy::{Last, Proxy};
 
 /// Requests of a worker to its result backend, from the first one to the end of a chord of one task.
-const REQUESTS: u32 = 11;
+const REQUESTS: u32 = 8;
 
 /// How many workers are there at a time.
 const AT_ONCE: usize = 4;
@@ -85,8 +85,8 @@ fn a_chord_survives_a_worker_that_is_killed_at_any_step() {
         }
     }
     assert!(
-        finished <= 4,
-        "{finished} workers did all their work: there are fewer requests than {REQUESTS}"
+        finished > 0,
+        "a worker makes more than {REQUESTS} requests: the last ones are not tested"
     );
 
     let all = [queues.as_slice(), &["bodies"]].concat().join(",");
