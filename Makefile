@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint unit bench long fuzz install guests wasm-target servers python clean
+.PHONY: help demo test lint unit bench long suite fuzz install guests wasm-target servers python clean
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CELERYBOX := $(CARGO_TARGET_DIR)/debug/celerybox
@@ -35,6 +35,9 @@ bench: guests celerybox servers python ## This worker and Celery's, side by side
 long: export CELERYBOX_LONG ?= 100000
 long: guests celerybox servers python ## The long test by hand: a mixed fleet under kills and restarts (tests/README.md)
 	cargo test $(WORKER) --test it -- --ignored --nocapture --test-threads 1 long::
+
+suite: guests celerybox python servers ## Celery's own integration tests against this worker (tests/README.md)
+	cargo test $(WORKER) --test it -- --include-ignored --nocapture --test-threads 1 celery_suite::
 
 fuzz: ## Ten minutes for each decoder, by hand (tests/README.md)
 	tests/fuzz/run.sh

@@ -53,7 +53,8 @@ celery.contrib.pytest.celery_session_worker = celery_session_worker
 def pytest_runtest_logreport(report):
     name = report.nodeid.rpartition("/")[2]
     if report.when == "call" or report.outcome != "passed":
-        outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
+        expected = report.outcome == "skipped" and hasattr(report, "wasxfail")
+        outcome = "xfailed" if expected else report.outcome
         if outcome == "failed" or ended.get(name, [""])[0] != "failed":
             ended[name] = [outcome, str(report.longrepr)[-2000:] if outcome == "failed" else ""]
 
