@@ -25,5 +25,6 @@ mod readme;
 mod redis;
 mod routing;
 mod sandbox;
+mod sending;
 mod settings;
 mod shutdown;
