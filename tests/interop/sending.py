@@ -1,6 +1,6 @@
 """`python sending.py call TASK ARGS`: the task's value. `python sending.py results IDS`: the values of some ids.
 
-`python sending.py tree ID`: the states of a task's children. `python sending.py signatures`: canvases as JSON.
+`python sending.py children TASK ARGS`: the task's value and the ids of its children. `python sending.py signatures`: canvases as JSON.
 """
 
 import json
@@ -23,13 +23,15 @@ def value(id):
 def main(what, *args):
     if what == "call":
         name, given = args
-        return app.send_task(name, json.loads(given)).get(timeout=LIMIT)
+        return value(app.send_task(name, json.loads(given)).id)
     if what == "results":
         return [value(id) for id in json.loads(args[0])]
     if what == "children":
-        result = app.AsyncResult(args[0])
-        result.get(timeout=LIMIT)
-        return [[child.id, child.parent and child.parent.id] for child in result.children]
+        name, given = args
+        result = app.send_task(name, json.loads(given))
+        answered = result.get(timeout=LIMIT)
+        ids = [[child.id, [member.id for member in getattr(child, "results", [])]] for child in result.children]
+        return {"value": answered, "children": ids}
     if what == "signatures":
         return {
             "task": add.s(2, 3),

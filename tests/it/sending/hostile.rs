@@ -118,6 +118,11 @@ fn t13_a_run_sends_no_more_than_its_limits() {
     assert!(large[0].as_u64().unwrap() < 9, "{large}");
     let (_, text) = answer(large[1].clone()).unwrap_err();
     assert!(text.contains("limits.message_bytes"), "{text}");
+    // A body is in the signature once, and in the message of each task of its header.
+    let body = task("probe.echo", json!(["x".repeat(10_000)]));
+    let (kind, text) = refused(&chord(vec![nowhere(json!([1])); 50], body));
+    assert_eq!(kind, "limit-exceeded");
+    assert!(text.contains("limits.message_bytes"), "{text}");
     // One signature that becomes too many messages sends none of them.
     let (kind, _) = refused(&composite("group", vec![nowhere(json!([1])); 501]));
     assert_eq!(kind, "limit-exceeded");
@@ -125,10 +130,14 @@ fn t13_a_run_sends_no_more_than_its_limits() {
 
 #[test]
 fn t09_signatures_that_are_too_large_too_deep_or_no_json_are_refused() {
-    for (bytes, depth, kind) in [(3_000_000, 1, "limit-exceeded"), (1, 100_000, "invalid")] {
-        let answered = call(place(), "sender.large", json!([bytes, depth]));
-        assert_eq!(answered[0], kind, "{answered}");
-    }
+    let deep = call(place(), "sender.large", json!([1, 100_000]));
+    assert_eq!(deep[0], "invalid", "{deep}");
+    let large = call(place(), "sender.large", json!([3_000_000, 1]));
+    assert_eq!(large[0], "FAILURE", "{large}");
+    assert!(
+        large[1].as_str().unwrap().contains("limits.host_call_bytes"),
+        "{large}"
+    );
     for text in [
         "",
         "null",

@@ -2,9 +2,10 @@
 
 mod cli;
 mod hostile;
+mod sdk;
 mod workflows;
 
-use celerybox_tests::{Place, Worker, python_with};
+use celerybox_tests::{Place, Worker, python};
 use serde_json::{Value, json};
 
 /// A worker in which `sender` may send to some queues, and `workflow` to its own.
@@ -26,18 +27,13 @@ fn worker(place: &Place, settings: Value) -> Worker {
 
 /// Calls a task from Python and waits for its value.
 fn call(place: &Place, task: &str, args: Value) -> Value {
-    python_with(
-        place,
-        &json!({}),
-        "sending.py",
-        &["call", task, &args.to_string()],
-    )
+    python(place, "sending.py", &["call", task, &args.to_string()])
 }
 
 /// Waits for results from Python: a value, or `["FAILURE", "repr"]`.
 fn results(place: &Place, ids: &[&str]) -> Vec<Value> {
     let ids = json!(ids).to_string();
-    let found = python_with(place, &json!({}), "sending.py", &["results", &ids]);
+    let found = python(place, "sending.py", &["results", &ids]);
     found.as_array().expect("a list").clone()
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use celerybox_tests::{Place, Worker, python_with};
+use celerybox_tests::{Place, Worker, python};
 use serde_json::{Value, json};
 
 use super::{apply, call, chord, composite, results, task, with, worker};
@@ -45,7 +45,7 @@ fn add(x: i64) -> Value {
 }
 
 /// The same on the worker in Python.
-fn python(signature: Value) -> Value {
+fn in_python(signature: Value) -> Value {
     with(signature, json!({"queue": "python"}))
 }
 
@@ -84,18 +84,11 @@ fn a_task_is_replaced_again_and_again() {
 
 #[test]
 fn what_a_task_sends_is_its_children() {
-    let sent = python_with(
-        place(),
-        &json!({}),
-        "sending.py",
-        &[
-            "call",
-            "sender.apply",
-            &json!([add(1).to_string(), "[4]"]).to_string(),
-        ],
-    );
-    let id = sent[1][0][0].clone();
-    assert_eq!(results(place(), &[text(&id)]), [json!(5)]);
+    let sent = call(place(), "sender.apply", json!([add(1).to_string(), "[4]"]));
+    assert_eq!(results(place(), &[text(&sent[1][0][0])]), [json!(5)]);
+    let parent = python(place(), "sending.py", &["children", "workflow.pages", "[2]"]);
+    assert_eq!(parent["children"][0][0], parent["value"][0], "{parent}");
+    assert_eq!(parent["children"][0][1], parent["value"][1], "{parent}");
     let group = composite(
         "group",
         vec![
@@ -118,17 +111,17 @@ fn chains_groups_and_chords_go_through_workers_of_both_kinds() {
     let first = |x: i64, y: i64| task("arithmetic.add", json!([x, y]));
     let chain = composite(
         "chain",
-        vec![first(1, 2), python(add(10)), add(100), python(add(1000))],
+        vec![first(1, 2), in_python(add(10)), add(100), in_python(add(1000))],
     );
     assert_eq!(value_of(&chain), 1113);
     let body = task("arithmetic.tsum", json!([]));
     for (header, body) in [
         (
-            vec![first(1, 1), python(first(2, 2)), first(3, 3)],
-            python(body.clone()),
+            vec![first(1, 1), in_python(first(2, 2)), first(3, 3)],
+            in_python(body.clone()),
         ),
         (
-            vec![python(first(1, 1)), first(2, 2), python(first(3, 3))],
+            vec![in_python(first(1, 1)), first(2, 2), in_python(first(3, 3))],
             body.clone(),
         ),
     ] {
@@ -138,8 +131,8 @@ fn chains_groups_and_chords_go_through_workers_of_both_kinds() {
         "chain",
         vec![
             first(1, 1),
-            chord(vec![add(1), python(add(2))], body),
-            python(add(5)),
+            chord(vec![add(1), in_python(add(2))], body),
+            in_python(add(5)),
         ],
     );
     assert_eq!(value_of(&nested), 12);
@@ -172,8 +165,20 @@ fn callbacks_and_errbacks_follow() {
 }
 
 #[test]
-fn a_replacement_may_be_of_any_kind() {
+fn a_replacement_may_be_of_any_kind_also_a_chord() {
     let first = |x: i64, y: i64| task("arithmetic.add", json!([x, y]));
+    let to_end = |signature: Value| {
+        value_of(&task(
+            "sender.replace",
+            json!([signature.to_string(), "replaced"]),
+        ))
+    };
+    assert_eq!(to_end(first(1, 2)), 3);
+    assert_eq!(to_end(composite("chain", vec![first(1, 2), add(10)])), 13);
+    let group = composite("group", vec![first(1, 2), in_python(first(3, 4))]);
+    assert_eq!(to_end(group), json!([3, 7]));
+    let body = task("arithmetic.tsum", json!([]));
+    assert_eq!(to_end(chord(vec![first(1, 2), first(3, 4)], body)), 10);
     let replaced = |signature: Value| {
         call(
             place(),
@@ -195,12 +200,8 @@ fn a_replacement_may_be_of_any_kind() {
 fn a_part_adds_another_part_to_its_chord() {
     let part = |page: i64| with(task("workflow.more", json!([page])), json!({"queue": "celery"}));
     let body = task("workflow.total", json!([]));
-    let sent = python_with(
-        place(),
-        &json!({}),
-        "sending_chord.py",
-        &[&json!([part(3), part(4)]).to_string(), &body.to_string()],
-    );
+    let header = json!([part(3), part(4)]).to_string();
+    let sent = python(place(), "sending_chord.py", &[&header, &body.to_string()]);
     assert_eq!(sent, 7);
     let refused = call(place(), "sender.add", json!([add(1).to_string()]));
     assert_eq!(refused[0], "invalid", "{refused}");
