@@ -201,10 +201,11 @@ impl Execution {
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
         info!("Task {}[{}] received", request.shown_name(), request.id);
+        let request = Arc::new(request);
         let task = Task {
             plan: admit::plan(&request, &definition, &self.options.defaults),
             here: self.active.enter(&request),
-            request: Arc::new(request),
+            request,
             definition,
             code,
             ledger: Arc::default(),

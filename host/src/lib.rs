@@ -19,6 +19,7 @@ pub mod builtin;
 pub mod canvas;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod document;
 pub mod execution;
 pub mod masked;

@@ -104,12 +104,21 @@ class Generator:
     def many(self, depth, least=1):
         return [self.any(depth - 1) for _ in range(self.random.randrange(least, 4))]
 
+    def apart(self, tasks):
+        """No group right after a group: Celery gives such tasks new ids after it has told the first ones."""
+        parted = []
+        for task in tasks:
+            if parted and isinstance(parted[-1], group) and isinstance(task, group):
+                parted.append(self.task())
+            parted.append(task)
+        return parted
+
     def any(self, depth=3):
         kind = self.random.random()
         if depth <= 0 or kind < 0.35:
             return self.links(self.task())
         if kind < 0.6:
-            sig = chain(*self.many(depth, 2))
+            sig = chain(*self.apart(self.many(depth, 2)))
             return self.links(sig) if isinstance(sig, celery.canvas._chain) else sig
         if kind < 0.8:
             return group(self.many(depth))

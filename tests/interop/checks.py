@@ -390,6 +390,12 @@ def link_error():
     assert results[2].state == states.PENDING
 
 
+def link_error_called():
+    """An errback of three arguments is called by the worker itself."""
+    failed = call("probe.fail", "told", link_error=app.signature("probe.told", kwargs={"note": "noted"}))
+    expect.raises(ValueError, lambda: failed.get(timeout=LIMIT))
+
+
 def chain_of_three():
     result = chain(s("arithmetic.add", 1, 2), s("arithmetic.add", 3), s("arithmetic.mul", 4))()
     assert result.get(timeout=LIMIT) == 24
@@ -402,15 +408,16 @@ def chain_fails():
     """Nothing after the task that failed runs; all of it has its error, and its errback is called once."""
     errback = s("probe.echo")
     told = errback.freeze()
-    workflow = chain(s("arithmetic.add", 1, 2), s("probe.fail"), s("arithmetic.add", 3), s("arithmetic.mul", 4))
+    fails = s("probe.fail", "no", immutable=True)
+    workflow = chain(s("arithmetic.add", 1, 2), fails, s("arithmetic.add", 3), s("arithmetic.mul", 4))
     workflow.link_error(errback)
     result = workflow()
     error = expect.raises(ValueError, lambda: result.get(timeout=LIMIT))
-    assert error.args == (3, 7), error.args
+    assert error.args == ("no", 7), error.args
     failed = result.parent.parent
     assert failed.parent.get(timeout=LIMIT) == 3
     for node in (failed, result.parent, result):
-        assert node.state == states.FAILURE and node.result.args == (3, 7), (node.state, node.result)
+        assert node.state == states.FAILURE and node.result.args == ("no", 7), (node.state, node.result)
         assert node.traceback == failed.traceback
     assert told.get(timeout=LIMIT) == failed.id
 

@@ -54,8 +54,9 @@ def connect_again():
 def main(number, seed, path):
     choice = random.Random(seed)
     if app.conf.broker_url.startswith("amqp"):
-        # Or else what RabbitMQ had not read when it stopped would count as sent.
-        app.conf.broker_transport_options = {"confirm_publish": True}
+        # Or else what RabbitMQ had not read when it stopped would count as sent. A server that is just starting may take
+        # a connection and never answer.
+        app.conf.broker_transport_options = {"confirm_publish": True, "read_timeout": 20, "write_timeout": 20}
     with open(path, "w") as file:
         for _ in range(number):
             name, args, fixed, state, late = choice.choice(KINDS)

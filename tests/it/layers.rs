@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layer of each top-level module of the host.
-const LAYERS: [(&str, u8); 23] = [
+const LAYERS: [(&str, u8); 24] = [
     ("builtin", 0),
     ("masked", 0),
     ("nearest", 0),
@@ -25,6 +25,7 @@ const LAYERS: [(&str, u8); 23] = [
     ("shutdown", 1),
     ("state_db", 1),
     ("execution", 2),
+    ("control", 2),
     ("worker", 3),
     ("config", 3),
     ("cli", 4),

@@ -5,10 +5,12 @@
 
 mod amqp;
 mod canvas;
+mod celery_suite;
 mod cli;
 mod compliance;
 mod conformance;
 mod content;
+mod control;
 mod execution;
 mod filesystem;
 mod fleet;

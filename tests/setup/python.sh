@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Python environments with real Celery: .build/venv as requirements.txt says, and beside it one for each line of old clients
-# (requirements-*.txt). Quick when they are there already.
+# (requirements-4.4.txt, requirements-5.2.txt). .build/venv-suite runs Celery's own tests, whose source package is unpacked
+# inside of it, unchanged. Quick when they are there already.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-names=(venv venv-4.4 venv-5.2)
+names=(venv venv-4.4 venv-5.2 venv-suite)
 
 say() { printf 'python: %s\n' "$*" >&2; }
 
@@ -57,6 +58,14 @@ make_environment() {
         say "pip could not install the packages of $requirements (see above)."
         exit 1
     }
+    if [ "$1" = venv-suite ]; then
+        "$venv/bin/python" -m pip download -q --disable-pip-version-check --no-input --no-deps --no-binary celery \
+            -d "$venv/source" "celery==$("$venv/bin/python" -c 'import celery; print(celery.__version__)')" >&2 || {
+            say "pip could not download Celery's source package (see above)."
+            exit 1
+        }
+        tar -xzf "$venv"/source/celery-*.tar.gz -C "$venv/source" --strip-components 1
+    fi
     cp "$requirements" "$venv/requirements.txt"
 }
 

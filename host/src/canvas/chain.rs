@@ -52,6 +52,7 @@ impl Work<'_, '_> {
                 group_index: own.get("group_index").and_then(Value::as_u64),
                 chord: own.get("chord"),
                 root_id: text("root_id"),
+                is_header: false,
             },
             errbacks: maybe_list(own.get("link_error")),
             run: Some(Partial {
@@ -174,7 +175,7 @@ impl Work<'_, '_> {
                 self.results.set_parent(previous, Some(result));
             }
             for errback in &errbacks {
-                task.link_error(errback, on_headers);
+                task.link_error(errback, on_headers, true);
             }
             previous = Some(match task.kind {
                 Kind::Chord { .. } => self.results.first(result),

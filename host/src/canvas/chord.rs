@@ -57,12 +57,15 @@ impl Work<'_, '_> {
         options.remove("chord");
         let mut header = Signature::group(header);
         header.set("task_id", group_id.clone());
+        let waiting = body.to_value();
         let given = Freeze {
             group_id: Some(&group_id),
+            chord: Some(&waiting),
             root_id: root_id.as_deref(),
+            is_header: true,
             ..Freeze::default()
         };
-        let header_result = self.freeze_group(&mut header, given)?;
+        let mut header_result = self.freeze_group(&mut header, given)?;
         if matches!(&header.kind, Kind::Group(tasks) if tasks.is_empty()) {
             let args = vec![json!([])];
             self.apply(
@@ -74,10 +77,10 @@ impl Work<'_, '_> {
             )?;
         } else {
             self.announce(&group_id, header_result, &body)?;
-            header.set("chord", body.to_value());
             options.extend(delay);
             options.insert("task_id".into(), group_id.into());
-            self.group(
+            // That of the only group in it, when there is nothing else.
+            header_result = self.group(
                 header,
                 Partial {
                     args,

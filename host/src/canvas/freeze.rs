@@ -21,6 +21,8 @@ pub(super) struct Freeze<'a> {
     pub(super) chord: Option<&'a Value>,
     /// First task of the workflow.
     pub(super) root_id: Option<&'a str>,
+    /// Members of a group that are plain tasks get their chord when they are sent.
+    pub(super) is_header: bool,
 }
 
 impl Freeze<'_> {
@@ -78,7 +80,15 @@ impl Work<'_, '_> {
         given: Freeze<'_>,
     ) -> Result<Node, CanvasError> {
         let id = self.own_id(group, None);
-        given.options(&mut *group);
+        // A root that is null is one: whoever sends the group gives its tasks theirs.
+        let root = group.options.get("root_id").cloned();
+        given.options(group);
+        if let Some(root) = root {
+            group.set("root_id", root);
+        }
+        if let Some(group_id) = given.group_id {
+            group.set("group_id", group_id);
+        }
         let root_id = group.text("root_id").map(str::to_owned);
         let Kind::Group(tasks) = &mut group.kind else {
             return Err(CanvasError::Invalid("not a group".into()));
@@ -95,12 +105,19 @@ impl Work<'_, '_> {
                 Kind::Chain(tasks) if tasks.is_empty() => {}
                 _ => {
                     let index = u64::try_from(flat.len()).ok();
+                    let is_plain = matches!(task.kind, Kind::Task | Kind::Map | Kind::Chunks);
+                    let chord = given.chord.filter(|_| !(given.is_header && is_plain));
                     let member = Freeze {
                         id: None,
                         group_index: index,
                         root_id: root_id.as_deref(),
+                        chord,
+                        is_header: false,
                         ..given
                     };
+                    if let Some(chord) = chord {
+                        self.spend(chord.to_string().len())?;
+                    }
                     members.push(self.freeze(&mut task, member)?);
                     flat.push(task);
                 }

@@ -35,25 +35,25 @@ impl Signature {
     }
 
     /// `link_error()`: of each task of a group; of a chord's body and, with `task_allow_error_cb_on_chord_header`, of
-    /// its header.
-    pub(super) fn link_error(&mut self, errback: &Value, on_headers: bool) {
+    /// its header. Of chords in a header that is not frozen the bodies get it, too.
+    pub(super) fn link_error(&mut self, errback: &Value, on_headers: bool, frozen: bool) {
         match &mut self.kind {
             Kind::Group(tasks) => {
                 for task in tasks {
-                    task.link_error(errback, on_headers);
+                    task.link_error(errback, on_headers, frozen);
                 }
             }
             Kind::Chord { header, body } => {
                 for task in header {
                     if on_headers {
-                        task.link_error(&immutable(errback.clone()), on_headers);
+                        task.link_error(&immutable(errback.clone()), on_headers, frozen);
                     }
-                    if matches!(task.kind, Kind::Chord { .. }) {
-                        task.link_error(errback, on_headers);
+                    if !frozen && matches!(task.kind, Kind::Chord { .. }) {
+                        task.link_error(errback, on_headers, frozen);
                     }
                 }
                 if let Some(body) = body {
-                    body.link_error(errback, on_headers);
+                    body.link_error(errback, on_headers, frozen);
                 }
             }
             _ => self.append("link_error", errback.clone()),
@@ -152,7 +152,7 @@ impl Signature {
         }
         for errback in body.links("link_error") {
             for task in &mut tasks {
-                task.link_error(&errback, on_headers);
+                task.link_error(&errback, on_headers, false);
             }
         }
         let mut rest = tasks.into_iter();

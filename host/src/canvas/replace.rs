@@ -38,7 +38,7 @@ pub fn replace(
         signature.link(callback);
     }
     for errback in list(request.body.errbacks.as_deref())? {
-        signature.link_error(&errback, on_headers);
+        signature.link_error(&errback, on_headers, false);
     }
     if let Kind::Chain(tasks) = &mut signature.kind
         && let Some(links) = signature.options.remove("link")
@@ -181,7 +181,7 @@ fn unchain(tasks: &mut [Signature], chain: &Signature, on_headers: bool) {
     }
     for errback in chain.links("link_error") {
         for task in &mut *tasks {
-            task.link_error(&errback, on_headers);
+            task.link_error(&errback, on_headers, false);
         }
     }
 }

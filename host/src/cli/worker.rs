@@ -3,16 +3,21 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::daemon::Daemon;
 use super::global::Global;
 use super::inert::Inert;
 use super::log;
+use crate::broker::Broker;
 use crate::config::Settings;
 use crate::config::connect::{self, Folders};
+use crate::control::Mailbox;
 use crate::execution::Execution;
 use crate::execution::active::Active;
 use crate::masked::masked;
@@ -20,8 +25,11 @@ use crate::policy::annotate::annotate;
 use crate::policy::autoscale::{Autoscale, KEEPALIVE};
 use crate::queue::Queue;
 use crate::sandbox::registry::Registry;
-use crate::shutdown::{Shutdown, exec_again};
+use crate::shutdown::{Shutdown, Stage, exec_again};
 use crate::worker::{self, Ended};
+
+/// How long the worker waits for its mailbox before it works without.
+const MAILBOX_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Take tasks from a broker and run each in a sandbox of its own.
 ///
@@ -229,13 +237,41 @@ impl Worker {
             banner(&settings, &hostname, &queues, &registry);
         }
         let execution = Execution::new(registry, broker, backend, options, active, shutdown);
-        let ended = worker::run(Arc::new(execution), &queues, || eprintln!("{hostname} ready.")).await?;
+        let execution = Arc::new(execution);
+        let mailbox = open_mailbox(&settings, &execution).await?;
+        let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await;
+        if let Some((broker, serving)) = mailbox {
+            serving.abort();
+            if let Err(error) = broker.close().await {
+                tracing::debug!("the mailbox did not close cleanly: {error}");
+            }
+        }
+        let ended = ended?;
         match ended {
             Ended::Warm => Ok(ExitCode::SUCCESS),
             Ended::Cold => Ok(ExitCode::FAILURE),
             Ended::Restart => Err(exec_again()).context("cannot start again"),
         }
     }
+}
+
+/// Opens the mailbox of remote control, if there is to be one: what comes after the worker said that it is ready is answered.
+async fn open_mailbox(
+    settings: &Settings,
+    execution: &Arc<Execution>,
+) -> anyhow::Result<Option<(Arc<dyn Broker>, JoinHandle<()>)>> {
+    let Some((broker, options)) = connect::mailbox(settings)? else {
+        return Ok(None);
+    };
+    let mailbox = Mailbox::new(Arc::clone(&broker), Arc::clone(execution), options);
+    let (opened, open) = oneshot::channel();
+    let serving = tokio::spawn(async move { mailbox.run(opened).await });
+    tokio::select! {
+        // Without it the worker works all the same.
+        _ = tokio::time::timeout(MAILBOX_PATIENCE, open) => {}
+        () = execution.shutdown.reached(Stage::Warm) => {}
+    }
+    Ok(Some((broker, serving)))
 }
 
 /// Writes what is here to stderr, for USR1.

@@ -16,6 +16,7 @@ use crate::broker::filesystem::{self, FilesystemBroker};
 use crate::broker::options::Names;
 use crate::broker::redis::{self, RedisBroker};
 use crate::broker::{Broker, BrokerError, Reconnect, Strategy};
+use crate::control;
 use crate::nearest::did_you_mean;
 use crate::policy::admit::seconds;
 use crate::redis_url::Connecting;
@@ -146,6 +147,30 @@ pub fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
             Ok(Arc::new(FilesystemBroker::new(&options)?))
         }
     }
+}
+
+/// The broker of the mailbox, with connections of its own, and the mailbox.
+pub type Mailbox = (Arc<dyn Broker>, control::Options);
+
+/// What the mailbox of remote control needs, with connections of its own; `None` when there is to be none.
+pub fn mailbox(settings: &Settings) -> Result<Option<Mailbox>, BrokerError> {
+    if !settings.worker_enable_remote_control {
+        return Ok(None);
+    }
+    let options = control::Options {
+        exchange: settings.control_exchange.clone(),
+        ttl: settings.control_queue_ttl,
+        expires: settings.control_queue_expires,
+        exclusive: settings.control_queue_exclusive,
+        durable: settings.control_queue_durable,
+        ..control::Options::default()
+    };
+    // What holds for quorum queues does not hold for a mailbox.
+    let own = Settings {
+        worker_detect_quorum_queues: false,
+        ..settings.clone()
+    };
+    Ok(Some((broker(&own)?, options)))
 }
 
 fn config(error: SettingsError) -> BrokerError {

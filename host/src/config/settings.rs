@@ -208,6 +208,21 @@ settings! {
     /// File that keeps revoked ids between runs.
     worker_state_db: Option<PathBuf> = None;
 
+    // Remote control.
+
+    /// Obey commands of clients (`celery inspect`, `celery control`).
+    worker_enable_remote_control: bool = true;
+    /// Name of the exchange of commands, before `.pidbox`.
+    control_exchange: String = "celery".into();
+    /// Seconds after which a command that nobody took goes.
+    control_queue_ttl: Option<f64> = Some(300.0);
+    /// Seconds after which the mailbox of a worker that is gone goes.
+    control_queue_expires: Option<f64> = Some(10.0);
+    /// The mailbox belongs to its connection.
+    control_queue_exclusive: bool = true;
+    /// The mailbox survives a restart of the broker.
+    control_queue_durable: bool = false;
+
     // Results.
 
     /// Where outcomes go. Without one nothing is stored, or in `data_dir` when messages come from there.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
 use crate::message::Request;
@@ -24,16 +25,14 @@ pub enum Progress {
 /// One task that is here.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Task id.
-    pub id: String,
-    /// Task name.
-    pub name: String,
+    /// What was asked for.
+    pub request: Arc<Request>,
     /// How far it has come.
     pub progress: Progress,
     /// Since when.
     pub since: Instant,
-    /// How often it was retried before: a retry has the id of the run before it.
-    retries: u32,
+    /// When it began to run.
+    pub started: Option<Timestamp>,
     end: Arc<Notify>,
     /// Whether it is done with; its sender goes when the task leaves.
     done: watch::Receiver<bool>,
@@ -54,15 +53,14 @@ struct Tasks {
 
 impl Active {
     /// A task came. It is here until the answer is dropped.
-    pub(super) fn enter(self: &Arc<Self>, request: &Request) -> Here {
+    pub(super) fn enter(self: &Arc<Self>, request: &Arc<Request>) -> Here {
         let end = Arc::new(Notify::new());
         let (done, told) = watch::channel(false);
         let entry = Entry {
-            id: request.id.clone(),
-            name: request.shown_name().to_owned(),
+            request: Arc::clone(request),
             progress: Progress::Received,
             since: Instant::now(),
-            retries: request.retries,
+            started: None,
             end: Arc::clone(&end),
             done: told,
         };
@@ -83,7 +81,9 @@ impl Active {
         let tasks = self.tasks();
         let mut entries = tasks.entries.values();
         let twin = entries.find(|entry| {
-            entry.progress == Progress::Active && entry.id == request.id && entry.retries == request.retries
+            // A retry has the id of the run before it.
+            let same = entry.request.id == request.id && entry.request.retries == request.retries;
+            entry.progress == Progress::Active && same
         });
         twin.map(|entry| entry.done.clone())
     }
@@ -117,7 +117,7 @@ impl Active {
         let tasks = self.tasks();
         let mut found = false;
         for entry in tasks.entries.values() {
-            if entry.id == id && entry.progress == Progress::Active {
+            if entry.request.id == id && entry.progress == Progress::Active {
                 entry.end.notify_one();
                 found = true;
             }
@@ -134,7 +134,13 @@ impl Entry {
     /// One line for people.
     pub fn line(&self) -> String {
         let seconds = self.since.elapsed().max(Duration::from_millis(1)).as_secs_f64();
-        format!("{}[{}] {:?} for {seconds:.3}s", self.name, self.id, self.progress)
+        let (name, id) = (self.request.shown_name(), &self.request.id);
+        format!("{name}[{id}] {:?} for {seconds:.3}s", self.progress)
+    }
+
+    /// Whether it runs and its message was acknowledged before.
+    pub fn is_acknowledged(&self) -> bool {
+        self.progress == Progress::Active && *self.done.borrow()
     }
 }
 
@@ -158,6 +164,9 @@ impl Here {
         if let Some(entry) = self.active.tasks().entries.get_mut(&self.number) {
             entry.progress = progress;
             entry.since = Instant::now();
+            if progress == Progress::Active {
+                entry.started = Some(Timestamp::now());
+            }
         }
     }
 
@@ -183,8 +192,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_comes_again_learns_how_its_run_ended() {
         let active = Arc::<Active>::default();
-        let first = request(json!({"id": "a"}));
-        let retried = request(json!({"id": "a", "retries": 1}));
+        let first = Arc::new(request(json!({"id": "a"})));
+        let retried = Arc::new(request(json!({"id": "a", "retries": 1})));
         for done in [true, false] {
             let here = active.enter(&first);
             assert!(!active.twin_is_done(&first).await, "it does not run yet");
@@ -203,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_task_that_runs_can_be_ended() {
         let active = Arc::<Active>::default();
-        let entered = |id: &str| active.enter(&request(json!({"id": id, "task": "t"})));
+        let entered = |id: &str| active.enter(&Arc::new(request(json!({"id": id, "task": "t"}))));
         let (one, two) = (entered("a"), entered("b"));
         one.at(Progress::Active);
         two.at(Progress::Reserved);

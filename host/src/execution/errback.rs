@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use tracing::error;
 
-use super::{Execution, Task};
+use super::{Execution, Task, report};
 use crate::outcome::Outcome;
 use crate::policy::admit;
 use crate::sandbox::{Call, ErrandError};
@@ -28,8 +28,9 @@ impl Execution {
         (request.body.args, request.body.kwargs) = (raw(args), raw(kwargs));
         request.task.clone_from(&name);
         let plan = admit::plan(&request, &definition, &self.options.defaults);
+        let request = Arc::new(request);
         let call = Call {
-            request: Arc::new(request),
+            request: Arc::clone(&request),
             definition,
             hostname: Arc::clone(&self.options.hostname),
             time_limit: admit::seconds(plan.time_limit),
@@ -43,12 +44,18 @@ impl Execution {
             }),
         };
         let _slot = self.slots.acquire().await;
-        match component.run(call).await.outcome {
-            Outcome::Success(_) | Outcome::Ignore | Outcome::Replaced => {}
-            outcome => error!(
-                "Errback {name} of task {} raised an exception: {outcome:?}",
-                task.request.id
-            ),
+        let run = component.run(call).await;
+        report::printed(&request, &run);
+        match run.outcome {
+            Outcome::Success(_) => {}
+            Outcome::Failure(failure) => {
+                error!(
+                    "Errback {name} of task {} raised an exception: {}",
+                    request.id,
+                    failure.repr()
+                );
+            }
+            _ => error!("Errback {name} of task {} ended without a value", request.id),
         }
     }
 }

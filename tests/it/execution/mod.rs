@@ -2,6 +2,7 @@
 //! server can be made to do at the right moment (contract section 3).
 
 mod acked;
+mod canvas;
 mod connection;
 mod done_before;
 mod lost;
@@ -73,13 +74,16 @@ impl Broker for Remembering {
     }
 }
 
-/// A result backend that keeps the last document of each task, and the states before it.
+/// A result backend that keeps the last document of each task, and the states before it; or one that is away.
 #[derive(Default)]
-struct Memory(Mutex<HashMap<String, Vec<String>>>);
+struct Memory(Mutex<HashMap<String, Vec<String>>>, AtomicBool);
 
 #[async_trait]
 impl ResultBackend for Memory {
     async fn store(&self, result: StoredResult) -> Result<(), BackendError> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(BackendError::Connection("the backend is away".into()));
+        }
         let mut stored = self.0.lock().unwrap();
         stored.entry(result.task_id).or_default().push(result.meta);
         Ok(())
@@ -175,12 +179,15 @@ impl Lab {
         }
     }
 
+    /// A message; `embed` among the headers is the third part of its body.
     fn delivery(&self, task: &str, args: Value, headers: Value) -> (Delivery, Sent) {
         let number = self.messages.fetch_add(1, Ordering::Relaxed);
         let mut all = json!({"task": format!("probe.{task}"), "id": format!("message-{number}")});
         for (name, value) in headers.as_object().expect("headers are a map") {
             all[name] = value.clone();
         }
+        let embed = all.as_object_mut().and_then(|all| all.remove("embed"));
+        let embed = embed.unwrap_or_default();
         let (connection, lost) = watch::channel(false);
         let verdict = Arc::<Mutex<Option<Verdict>>>::default();
         let told = Arc::<Mutex<Told>>::default();
@@ -201,7 +208,7 @@ impl Lab {
                     content_encoding: Some("utf-8".into()),
                     ..Properties::default()
                 },
-                body: format!("[{args}, {{}}, null]").into_bytes(),
+                body: format!("[{args}, {{}}, {embed}]").into_bytes(),
             },
             route: Route::to_queue("celery"),
             queue: "celery".into(),

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use super::fanout;
 use super::fetch::stopped;
 use super::keys::Keys;
 use crate::queue::{Queue, Queues};
@@ -105,11 +106,19 @@ pub(super) async fn keep(
         return;
     };
     let third = |milliseconds: i64| Duration::from_millis(milliseconds.unsigned_abs() / 3);
-    let period = third(shortest).clamp(Duration::from_millis(20), SWEEP_PERIOD);
+    let listed: Vec<&Queue> = expire
+        .iter()
+        .map(|(queue, _)| *queue)
+        .filter(|queue| !fanout::is_alone(queue))
+        .collect();
+    let period = match listed.is_empty() {
+        true => SWEEP_PERIOD,
+        false => third(shortest).clamp(Duration::from_millis(20), SWEEP_PERIOD),
+    };
     let (mut bound, mut swept) = (Instant::now(), None::<Instant>);
     loop {
         let mut pipeline = redis::pipe();
-        for (queue, _) in &expire {
+        for queue in &listed {
             keys.renew(&mut pipeline, &queue.name);
         }
         let rebind = bound.elapsed() >= third(lasts(shortest));
@@ -131,9 +140,10 @@ pub(super) async fn keep(
                 .arg(keys.permanent_bindings(""))
                 .arg(SWEEP_LIMIT);
         }
-        let done: RedisResult<()> = match link.up().await {
-            Ok(connection) => pipeline.query_async(connection).await,
-            Err(error) => Err(error),
+        let done: RedisResult<()> = match (pipeline.is_empty(), link.up().await) {
+            (true, _) => Ok(()),
+            (false, Ok(connection)) => pipeline.query_async(connection).await,
+            (false, Err(error)) => Err(error),
         };
         let pause = match done {
             Ok(()) => {

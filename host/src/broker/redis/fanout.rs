@@ -37,6 +37,13 @@ pub(super) fn channels(keys: &Keys, queues: &[Queue]) -> Vec<(String, String)> {
     channels
 }
 
+/// Whether a queue gets its messages over pub/sub alone.
+pub(super) fn is_alone(queue: &Queue) -> bool {
+    queue
+        .all_bindings()
+        .all(|(exchange, ..)| exchange.kind == ExchangeKind::Fanout)
+}
+
 /// Listens to channels and delivers what is published there.
 pub(super) struct Subscriber {
     pub(super) url: RedisUrl,

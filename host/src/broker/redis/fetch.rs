@@ -47,6 +47,9 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Runs until stopped; what was taken and not delivered by then goes back.
     pub(super) async fn run(mut self) {
+        if self.queues.is_empty() {
+            return stopped(&mut self.stop).await;
+        }
         let mut waits = Waits::start(self.link.url(), &self.keys, &self.queues);
         let mut server = self.link.url().current();
         let mut failed = 0;

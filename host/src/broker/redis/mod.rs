@@ -195,7 +195,9 @@ impl Broker for RedisBroker {
         }
         let channels = fanout::channels(&self.keys, queues);
         let consumed = queues.to_vec();
-        let mut queues: Vec<String> = queues.iter().map(|queue| queue.name.clone()).collect();
+        // Nothing is ever in a list of a queue that only pub/sub leads to.
+        let listed = queues.iter().filter(|queue| !fanout::is_alone(queue));
+        let mut queues: Vec<String> = listed.map(|queue| queue.name.clone()).collect();
         if self.options.queue_order_strategy == QueueOrder::Sorted {
             queues.sort_unstable();
         }

@@ -203,6 +203,13 @@ fn print(text: String) {
     print!("{text}");
 }
 
+/// An error callback of three arguments: says what it was told.
+#[task(errback)]
+fn told(request: Value, exc: Value, traceback: Option<String>, #[keyword_only] note: String) {
+    let traceback = traceback.is_some();
+    println!("told of {} {} {traceback} {note}", request["id"], exc["exc_type"]);
+}
+
 tasks![
     echo,
     sleep,
@@ -225,5 +232,6 @@ tasks![
     soft_ignored,
     raise_from,
     letters,
-    print
+    print,
+    told
 ];

@@ -1,0 +1,242 @@
+//! Remote control: commands that clients send to workers (contract section 6).
+//!
+//! A worker has a mailbox: a queue of its own behind a fanout exchange, consumed beside the tasks over a connection of its
+//! own, so that neither full slots nor a paused consumer keep it from answering. [`request`] says what a message asks for,
+//! [`commands`] what is done; a message that makes no sense is dropped, and the next one is read.
+
+pub mod commands;
+mod info;
+pub mod request;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, warn};
+
+use self::commands::{Answer, Group};
+use self::request::{Asked, Reply};
+use crate::broker::{Broker, Delivery};
+use crate::execution::Execution;
+use crate::message::content::Reader;
+use crate::message::{Message, Outgoing, Properties};
+use crate::queue::{Exchange, ExchangeKind, Queue};
+
+/// How many messages of the mailbox may be here, handled one after the other.
+const PREFETCH: u32 = 64;
+/// The largest request that is read, bytes.
+const LARGEST: usize = 1 << 20;
+/// How long to wait after the mailbox could not be opened.
+const PAUSE: Duration = Duration::from_secs(30);
+/// How long an answer may take to leave.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Clocks are not believed beyond this, so that no sender can bring ours to its end.
+const LATEST: u64 = 1 << 53;
+
+/// `control_exchange` and the settings of the mailbox's queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// What the exchange is called before `.pidbox`.
+    pub exchange: String,
+    /// `control_queue_ttl`: seconds after which a request goes.
+    pub ttl: Option<f64>,
+    /// `control_queue_expires`: seconds after which an unused mailbox goes.
+    pub expires: Option<f64>,
+    /// `control_queue_exclusive`: the mailbox goes with its connection.
+    pub exclusive: bool,
+    /// `control_queue_durable`: it survives a restart of the broker.
+    pub durable: bool,
+    /// The kinds of commands that are obeyed; others are unknown.
+    pub obeyed: Vec<Group>,
+}
+
+impl Default for Options {
+    /// Celery's.
+    fn default() -> Self {
+        Self {
+            exchange: "celery".into(),
+            ttl: Some(300.0),
+            expires: Some(10.0),
+            exclusive: true,
+            durable: false,
+            obeyed: vec![Group::Inspect, Group::Control],
+        }
+    }
+}
+
+impl Options {
+    /// The mailbox of a node (contract section 2.1.1).
+    pub fn queue(&self, hostname: &str) -> Queue {
+        let name = format!("{}.pidbox", self.exchange);
+        let exchange = Exchange {
+            durable: false,
+            ..Exchange::new(&name, ExchangeKind::Fanout)
+        };
+        Queue {
+            durable: self.durable,
+            exclusive: self.exclusive,
+            auto_delete: !self.durable,
+            expires: self.expires,
+            message_ttl: self.ttl,
+            ..Queue::bound(format!("{hostname}.{name}"), exchange, "")
+        }
+    }
+}
+
+/// The mailbox of a worker.
+pub struct Mailbox {
+    broker: Arc<dyn Broker>,
+    execution: Arc<Execution>,
+    options: Options,
+    reader: Reader,
+    /// Lamport's clock (contract section 6.1).
+    clock: AtomicU64,
+}
+
+impl Mailbox {
+    /// A mailbox over a broker of its own.
+    pub fn new(broker: Arc<dyn Broker>, execution: Arc<Execution>, options: Options) -> Self {
+        let reader = execution.options.defaults.reader.clone();
+        Self {
+            reader: Reader {
+                limit: reader.limit.min(LARGEST),
+                ..reader
+            },
+            broker,
+            execution,
+            options,
+            clock: AtomicU64::new(0),
+        }
+    }
+
+    /// Answers until the future is dropped. `opened` learns of the first attempt to open the mailbox.
+    pub async fn run(&self, opened: oneshot::Sender<()>) {
+        let mut opened = Some(opened);
+        let queue = self.options.queue(&self.execution.options.hostname);
+        loop {
+            let consumed = self.broker.consume(std::slice::from_ref(&queue), PREFETCH).await;
+            if let Some(opened) = opened.take() {
+                // Whoever waited may have stopped.
+                let _ = opened.send(());
+            }
+            match consumed {
+                Ok(deliveries) => self.serve(deliveries).await,
+                Err(error) => warn!("Remote control is not available: {error}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn serve(&self, mut deliveries: mpsc::Receiver<Delivery>) {
+        while let Some(Delivery { message, receipt, .. }) = deliveries.recv().await {
+            // A request is not worth a second try.
+            receipt.ack();
+            let Some((reply, value)) = self.handle(&message) else {
+                continue;
+            };
+            let sent =
+                tokio::time::timeout(PATIENCE, self.broker.publish(self.outgoing(reply, &value))).await;
+            match sent {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!("The answer to a remote command was not sent: {error}"),
+                Err(_) => warn!("The answer to a remote command was not sent in time"),
+            }
+        }
+    }
+
+    /// Obeys one message; the answer, when one is wanted.
+    fn handle(&self, message: &Message) -> Option<(Reply, Box<RawValue>)> {
+        let headers = message.headers.as_ref();
+        self.hear(
+            headers
+                .and_then(|headers| headers.get("clock")?.as_u64())
+                .unwrap_or(0),
+        );
+        let body = self.reader.body(message, Timestamp::now());
+        let asked = body
+            .map_err(|error| error.to_string())
+            .and_then(|body| Asked::read(&body));
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(problem) => {
+                warn!("A remote command makes no sense: {problem:.200}");
+                return None;
+            }
+        };
+        if !asked.is_for(&self.execution.options.hostname) {
+            return None;
+        }
+        debug!("remote command {:.100?}", asked.method);
+        let state = commands::State {
+            execution: &self.execution,
+            clock: self.clock.load(Ordering::Relaxed),
+        };
+        match commands::obey(&state, &self.options.obeyed, &asked.method, &asked.arguments) {
+            Answer::Value(value) => Some((asked.reply?, value)),
+            Answer::Silence => None,
+        }
+    }
+
+    fn hear(&self, theirs: u64) {
+        let later = |own: u64| Some(own.max(theirs.min(LATEST)).saturating_add(1));
+        // It always has a next value.
+        let _ = self
+            .clock
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+    }
+
+    fn outgoing(&self, reply: Reply, value: &RawValue) -> Outgoing {
+        let clock = self.clock.fetch_add(1, Ordering::Relaxed) + 1;
+        let headers = json!({"ticket": reply.ticket, "clock": clock});
+        let body = BTreeMap::from([(&*self.execution.options.hostname, value)]);
+        Outgoing {
+            route: reply.route,
+            message: Message {
+                headers: headers.as_object().cloned(),
+                properties: Properties {
+                    content_type: Some("application/json".into()),
+                    content_encoding: Some("utf-8".into()),
+                    delivery_mode: Some(1),
+                    ..Properties::default()
+                },
+                // A map of a text to JSON always serializes.
+                body: serde_json::to_vec(&body).unwrap_or_default(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mailbox_is_declared_as_celery_does() {
+        let queue = Options::default().queue("w1@h");
+        assert_eq!(queue.name, "w1@h.celery.pidbox");
+        assert_eq!(
+            (queue.exchange.name.as_str(), queue.exchange.kind),
+            ("celery.pidbox", ExchangeKind::Fanout)
+        );
+        assert!(!queue.exchange.durable && queue.exclusive && !queue.durable && queue.auto_delete);
+        assert_eq!(queue.routing_key, "");
+        let arguments = json!({"x-expires": 10_000, "x-message-ttl": 300_000});
+        assert_eq!(serde_json::Value::Object(queue.arguments()), arguments);
+        let own = Options {
+            exchange: "mine".into(),
+            ttl: None,
+            expires: None,
+            exclusive: false,
+            durable: true,
+            ..Options::default()
+        };
+        let queue = own.queue("w1@h");
+        assert_eq!(queue.name, "w1@h.mine.pidbox");
+        assert!(queue.durable && !queue.exclusive && !queue.auto_delete && queue.arguments().is_empty());
+    }
+}

@@ -1,0 +1,136 @@
+"""What `celery inspect` and `celery control` see of the worker `w1@test`: `control.py NAME…`."""
+
+import subprocess
+import sys
+import time
+import uuid
+
+import expect
+from proj import app
+
+NODE = "w1@test"
+ONE = {"destination": [NODE], "limit": 1, "timeout": 10}
+#: With a destination nobody waits for others who might answer.
+inspect = app.control.inspect(destination=[NODE], timeout=10)
+
+
+def ping():
+    assert app.control.ping(timeout=2) == [{NODE: {"ok": "pong"}}]
+    assert inspect.ping() == {NODE: {"ok": "pong"}}
+    before, after = inspect.clock()[NODE]["clock"], inspect.clock()[NODE]["clock"]
+    assert after > before
+    assert inspect.active() == {NODE: []}
+
+
+def who_is_meant():
+    def of(**options):
+        return app.control.inspect(timeout=1, **options).ping()
+
+    assert of(destination=[NODE]) == {NODE: {"ok": "pong"}}
+    assert of(pattern="w?@*", matcher="glob") == {NODE: {"ok": "pong"}}
+    assert of(pattern="w[1-3]", matcher="pcre") == {NODE: {"ok": "pong"}}
+    assert of(destination=["other@test"]) is None
+    assert of(pattern="other*", matcher="glob") is None
+
+
+def hostile():
+    """Whatever comes, the mailbox is read on."""
+    unknown = app.control.broadcast("no_such_command", reply=True, **ONE)
+    assert unknown == [{NODE: {"error": "KeyError('no_such_command')"}}], unknown
+    missing = app.control.broadcast("query_task", reply=True, **ONE)
+    text = "TypeError(\"query_task() missing 1 required positional argument: 'ids'\")"
+    assert missing == [{NODE: {"error": text}}], missing
+    mailbox = app.control.mailbox
+    with app.connection_for_write() as connection, connection.Producer() as producer:
+        for body, options in [
+            (b"", {}),
+            (b"\xff\x00", {"content_type": "application/json", "content_encoding": "utf-8"}),
+            (b"[1, 2", {"content_type": "application/json", "content_encoding": "utf-8"}),
+            (b"[\"ping\"]", {"content_type": "application/json", "content_encoding": "utf-8"}),
+            (b"[" * 100_000, {"content_type": "application/json", "content_encoding": "utf-8"}),
+            (b"\x80\x04}.", {"content_type": "application/x-python-serialize", "content_encoding": "binary"}),
+            (b"x" * 2_000_000, {"content_type": "application/json", "content_encoding": "utf-8"}),
+        ]:
+            producer.publish(body, exchange=mailbox.exchange, declare=[mailbox.exchange], **options)
+        for body in [
+            {},
+            {"method": None},
+            {"method": "ping", "arguments": {"x": 1, "unknown": []}},
+            {"method": "ping", "arguments": [1]},
+            {"method": "ping", "reply_to": {"exchange": "", "routing_key": "nobody." + uuid.uuid4().hex}, "ticket": {}},
+            {"method": "ping", "reply_to": {"exchange": "no such exchange", "routing_key": "x"}, "ticket": None},
+            {"method": "ping", "reply_to": 3},
+            {"method": "ping", "pattern": "(((((", "matcher": "pcre"},
+        ]:
+            producer.publish(
+                body, exchange=mailbox.exchange, serializer="json", headers={"clock": 2**62, "expires": "never"}
+            )
+    expect.within(60, lambda: inspect.ping() == {NODE: {"ok": "pong"}})
+    assert inspect.clock()[NODE]["clock"] < 2**60
+
+
+def busy():
+    """One slot: of two tasks one runs and one waits."""
+    expect.within(60, lambda: len(inspect.active()[NODE]) == 1)
+    (info,) = inspect.active()[NODE]
+    assert list(info) == [
+        "id",
+        "name",
+        "args",
+        "kwargs",
+        "type",
+        "hostname",
+        "time_start",
+        "acknowledged",
+        "delivery_info",
+        "worker_pid",
+    ], info
+    assert info["name"] == info["type"] == "probe.sleep" and info["args"] == [600] and info["kwargs"] == {}
+    assert info["hostname"] == NODE and info["acknowledged"] is True and info["worker_pid"] > 1
+    assert abs(info["time_start"] - time.time()) < 300
+    assert set(info["delivery_info"]) == {"exchange", "routing_key", "priority", "redelivered"}
+    assert info["delivery_info"]["routing_key"] == "celery"
+    (safe,) = inspect.active(safe=True)[NODE]
+    assert safe["args"] == "[600]" and safe["kwargs"] == "{}", safe
+    (waiting,) = inspect.reserved()[NODE]
+    assert waiting["time_start"] is None and waiting["worker_pid"] is None and waiting["acknowledged"] is False
+    states = inspect.query_task([info["id"], waiting["id"], "unknown"])[NODE]
+    assert {id: state for id, (state, _) in states.items()} == {info["id"]: "active", waiting["id"]: "reserved"}
+    later = app.send_task("arithmetic.add", [1, 1], countdown=600)
+    expect.within(60, lambda: inspect.scheduled()[NODE])
+    (scheduled,) = inspect.scheduled()[NODE]
+    assert scheduled["request"]["id"] == later.id and scheduled["eta"].endswith("+00:00"), scheduled
+    # The waiting one is revoked and the running one ended.
+    answer = app.control.revoke(waiting["id"], reply=True, **ONE)
+    assert answer == [{NODE: {"ok": "tasks {'%s'} flagged as revoked" % waiting["id"]}}], answer
+    assert inspect.revoked() == {NODE: [waiting["id"]]}
+    answer = app.control.revoke(info["id"], terminate=True, reply=True, **ONE)
+    assert answer == [{NODE: {"ok": "terminate: " + info["id"]}}], answer
+    expect.within(60, lambda: inspect.active() == {NODE: []})
+
+
+def command_line():
+    def celery(*words):
+        command = [sys.executable, "-m", "celery", "-A", "proj", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    for words, text in [
+        (("inspect", "-d", NODE, "-t", "10", "ping"), "pong"),
+        (("inspect", "-d", NODE, "-t", "10", "active"), "- empty -"),
+        (("status", "-t", "2"), "1 node online."),
+    ]:
+        ran = celery(*words)
+        assert ran.returncode == 0 and text in ran.stdout and NODE in ran.stdout, (words, ran)
+
+
+def silence():
+    assert app.control.inspect(timeout=2).ping() is None
+
+
+def shutdown():
+    app.control.shutdown(destination=[NODE])
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        globals()[name]()

@@ -1,0 +1,48 @@
+//! Workflows whose tasks our worker and a real Celery worker take as they come.
+
+use celerybox_tests::{Place, Worker, check, python};
+use serde_json::json;
+
+/// Each check of these, until both workers had enough of it.
+const CHECKS: [&str; 7] = [
+    "link",
+    "link_error",
+    "chain_of_three",
+    "chain_fails",
+    "chain_ends_in_group",
+    "lineage",
+    "stamps",
+];
+
+fn both_take_part(place: &Place) {
+    let settings = json!({"result_extended": true, "worker_prefetch_multiplier": 1});
+    let ours = Worker::start(place, &settings, &["-c", "2", "-n", "ours@test"]);
+    let theirs = Worker::python(place, &settings, &["-c", "2", "-n", "theirs@test"]);
+    for name in CHECKS {
+        check(place, name);
+    }
+    let shares = python(place, "canvas.py", &["shares", "ours@test", "theirs@test"]);
+    let share = |worker: usize| shares[worker].as_u64().unwrap();
+    assert!(share(0) > 10 && share(1) > 10, "{shares}");
+    drop((ours, theirs));
+}
+
+#[test]
+fn both_take_part_on_redis() {
+    both_take_part(&Place::redis());
+}
+
+#[test]
+fn both_take_part_on_rabbitmq() {
+    both_take_part(&Place::amqp());
+}
+
+/// Contract section 4.5: an errback that a component of this worker declares is called here, without a message.
+#[test]
+fn an_errback_of_three_arguments_is_called_by_the_worker_itself() {
+    let place = Place::redis();
+    let mut worker = Worker::start(&place, &json!({}), &["-c", "1"]);
+    check(&place, "link_error_called");
+    worker.wait_for_line("ValueError\" true noted");
+    assert_eq!(worker.count_lines("Task probe.told"), 0);
+}
