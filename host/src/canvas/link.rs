@@ -225,7 +225,7 @@ mod tests {
             "kwargs": {"header": [task("h1"), task("h2")], "body": task("b")}});
         for on_headers in [false, true] {
             let mut linked = Signature::read(chord.clone()).unwrap();
-            linked.link_error(&task("e"), on_headers);
+            linked.link_error(&task("e"), on_headers, false);
             let kwargs = &linked.to_value()["kwargs"];
             assert_eq!(kwargs["body"]["options"]["link_error"][0]["task"], "e");
             for header in kwargs["header"].as_array().unwrap() {
