@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::message::content;
 use crate::message::request::Body;
 use crate::outcome::Failure;
 use crate::task::{Definition, RetryLimit};
@@ -120,6 +122,17 @@ impl Arguments {
         })?;
         serde_json::from_str(raw.get())
             .map_err(|error| type_error(format!("{}(): the argument '{name}': {error}", self.task)))
+    }
+
+    /// The argument of this position or name as a value; its numbers keep every digit.
+    pub fn value(&self, position: usize, name: &str) -> Result<Value, Failure> {
+        let raw: Box<RawValue> = self.read(position, name)?;
+        content::value(raw.get()).ok_or_else(|| {
+            type_error(format!(
+                "{}(): the argument '{name}' is nested too deep",
+                self.task
+            ))
+        })
     }
 
     /// The same of an argument that may be missing.

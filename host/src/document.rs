@@ -171,16 +171,16 @@ pub fn prevented(
 pub fn of_another(
     task_id: &str,
     state: State,
-    value: &Value,
+    value: &RawValue,
     traceback: Option<&str>,
+    children: &[Value],
     now: Timestamp,
 ) -> StoredResult {
-    let result = raw(value.to_string());
     let meta = Meta {
         status: state.as_str(),
-        result: &result,
+        result: value,
         traceback,
-        children: &[],
+        children,
         date_done: state.is_ready().then(|| format_time(now)),
         group_id: None,
         parent_id: None,

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, Delivery, Receipt, send};
+use crate::builtin::Builtin;
 use crate::canvas::{self, Context, Sender};
 use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
@@ -124,7 +126,14 @@ pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
         let unsent = Unsent::of(&outcome);
         let effects = worker.settle(&task, &receipt, outcome);
         if let Err(error) = worker.apply(effects, &mut receipt, Some(&task)).await {
-            let outcome = unsent.outcome(&mut task.plan, &error);
+            let outcome = match task.code {
+                // Its message is all that is left of a chord that waits.
+                Code::Builtin(Builtin::ChordUnlock) => Outcome::Reject {
+                    reason: Some(error.to_string()),
+                    requeue: true,
+                },
+                _ => unsent.outcome(&mut task.plan, &error),
+            };
             let effects = worker.settle(&task, &receipt, outcome);
             let _ = worker.apply(effects, &mut receipt, Some(&task)).await;
         }
@@ -424,6 +433,18 @@ impl Execution {
         effects
     }
 
+    /// The result tuples of what a task sent so far.
+    fn children(&self, task: &Task) -> Vec<Value> {
+        let ledger = task.ledger.lock();
+        ledger.unwrap_or_else(PoisonError::into_inner).children.clone()
+    }
+
+    fn add_children(&self, task: &Task, added: Vec<Value>) {
+        let ledger = task.ledger.lock();
+        let mut ledger = ledger.unwrap_or_else(PoisonError::into_inner);
+        ledger.children.extend(added);
+    }
+
     /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after
     /// them fails, an unacknowledged message goes back, so that nothing that must follow is lost with it; of one that
     /// was acknowledged early the rest is done all the same.
@@ -444,8 +465,14 @@ impl Execution {
                     continue;
                 }
                 Effect::Store(result) => self.store(result).await,
-                Effect::ChordPart(part) => self.report(*part).await,
-                Effect::Prevent(prevent) => self.prevent(*prevent).await,
+                Effect::ChordPart(part) => match task {
+                    Some(task) => self.report(task, *part).await,
+                    None => continue,
+                },
+                Effect::Prevent(prevent) => match task {
+                    Some(task) => self.prevent(task, *prevent).await,
+                    None => continue,
+                },
                 Effect::Tell(step) => self.steps.carry_out(step).await,
                 Effect::Errback(errback) => {
                     if let Some(task) = task {
@@ -496,7 +523,7 @@ impl Execution {
     }
 
     /// A task that failed before has reported to its chord already.
-    async fn prevent(&self, prevent: Prevent) -> Result<(), StepError> {
+    async fn prevent(&self, task: &Task, prevent: Prevent) -> Result<(), StepError> {
         let Prevent { stored, part } = prevent;
         let failed_before = match (&part, &self.backend) {
             (Some(part), Some(backend)) => {
@@ -510,7 +537,7 @@ impl Execution {
             self.store(stored).await?;
         }
         match part.filter(|_| !failed_before) {
-            Some(part) => self.report(part).await,
+            Some(part) => self.report(task, part).await,
             None => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::message::JsonMap;
@@ -168,6 +169,22 @@ impl Failure {
             exc_type: exc_type.to_owned(),
             exc_module: Some(exc_module.to_owned()),
             exc_args: vec![serde_json::Value::String(message.into())],
+            traceback: None,
+        }
+    }
+
+    /// The error that an error map says (contract section 5.1); anything else is the argument of an `Exception`.
+    pub fn read(map: &Value) -> Self {
+        let text = |key: &str| map.get(key).and_then(Value::as_str).map(str::to_owned);
+        let (exc_type, exc_args) = match (text("exc_type"), map.get("exc_message")) {
+            (Some(exc_type), Some(Value::Array(args))) => (exc_type, args.clone()),
+            (Some(exc_type), arg) => (exc_type, arg.cloned().into_iter().collect()),
+            (None, _) => ("Exception".to_owned(), vec![map.clone()]),
+        };
+        Self {
+            exc_type,
+            exc_module: text("exc_module"),
+            exc_args,
             traceback: None,
         }
     }

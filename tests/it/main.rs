@@ -6,6 +6,7 @@
 mod amqp;
 mod canvas;
 mod celery_suite;
+mod chords;
 mod cli;
 mod compliance;
 mod conformance;

@@ -65,14 +65,14 @@ pub trait ResultBackend: Send + Sync {
         unsupported("groups")
     }
 
-    /// How this backend keeps chords. The functions below are for [`Chords::Native`].
+    /// How this backend keeps chords. The functions below are for [`Chords::Native`]; the others need no size.
     fn chords(&self) -> Chords {
         Chords::Refused
     }
 
     /// Begins a chord: so many parts belong to it. To be called before its last task is sent.
     async fn set_chord_size(&self, _group: &str, _size: u64) -> Result<(), BackendError> {
-        unsupported("chords")
+        Ok(())
     }
 
     /// One more task belongs to a chord that was begun.

@@ -5,9 +5,11 @@
 
 mod chain;
 mod chord;
+pub mod failing;
 mod follow;
 mod freeze;
 mod group;
+pub mod join;
 mod link;
 mod message;
 mod replace;

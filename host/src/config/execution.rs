@@ -39,6 +39,7 @@ impl Settings {
             defaults: self.task_defaults()?,
             publish_retry: self.publish_retry(),
             canvas: self.canvas(hostname, backend)?,
+            chord_join_timeout: admit::seconds(Some(self.result_chord_join_timeout)),
             result_extended: self.result_extended,
             nameable: Arc::new(Nameable::with(self.allowed_exceptions.clone())),
             concurrency: self.concurrency(),

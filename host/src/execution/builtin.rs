@@ -1,6 +1,8 @@
 //! The tasks of the worker itself run here instead of in a sandbox (contract section 4.8).
 
 mod map;
+mod send;
+mod unlock;
 
 use std::time::{Duration, Instant};
 
@@ -43,9 +45,13 @@ impl Execution {
             )),
             Builtin::BackendCleanup => self.clean_up().await,
             Builtin::Map | Builtin::Starmap => return self.map(task, builtin, acked).await,
-            Builtin::Chunks | Builtin::ChordUnlock | Builtin::Group | Builtin::Chord => {
-                Err(Failure::new("builtins", "NotImplementedError", builtin.name()))
+            // Nothing is sent before the broker has the acknowledgement; without it the outcome does not matter.
+            Builtin::Chunks | Builtin::Group | Builtin::Chord if !acked.arrived().await => {
+                return Outcome::Ignore;
             }
+            Builtin::Chunks | Builtin::Group | Builtin::Chord => self.send(task, builtin).await,
+            Builtin::ChordUnlock if !acked.arrived().await => return Outcome::Ignore,
+            Builtin::ChordUnlock => return self.unlock(task).await,
         };
         match returned {
             Ok(value) => Outcome::Success(value.into()),

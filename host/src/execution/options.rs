@@ -34,6 +34,8 @@ pub struct Options {
     pub publish_retry: RetryPolicy,
     /// What holds for everything that is sent; the tasks' own options are added to it.
     pub canvas: canvas::Defaults,
+    /// `result_chord_join_timeout`; `None`: no limit.
+    pub chord_join_timeout: Option<Duration>,
     /// `result_extended`.
     pub result_extended: bool,
     /// Which exceptions tasks may name (`allowed_exceptions`).
@@ -75,6 +77,7 @@ impl Default for Options {
             defaults: Defaults::default(),
             publish_retry: RetryPolicy::default(),
             canvas: canvas::Defaults::default(),
+            chord_join_timeout: Some(Duration::from_secs(3)),
             result_extended: false,
             nameable: Arc::default(),
             concurrency: 1,

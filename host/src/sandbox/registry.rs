@@ -54,9 +54,13 @@ impl Registry {
             .map(|(component, definition)| (Arc::clone(component), Arc::clone(definition)))
     }
 
-    /// The tasks with their options, sorted by name.
+    /// All tasks with their options, the worker's own included.
     pub fn definitions(&self) -> impl Iterator<Item = &Arc<Definition>> {
-        self.tasks.values().map(|(_, definition)| definition)
+        let builtin = self.builtins.values().map(|(_, definition)| definition);
+        self.tasks
+            .values()
+            .map(|(_, definition)| definition)
+            .chain(builtin)
     }
 
     /// Changes the options of every task (`task_annotations`).

@@ -329,11 +329,13 @@ fn stored(
             .ok_or_else(|| invalid("state: expected SUCCESS or a name of the task's own"))?,
     };
     let value = content::value(value).ok_or_else(|| invalid("value: not JSON"))?;
+    let value = document::raw(value.to_string());
     Ok(document::of_another(
         &task_id,
         state,
         &value,
         traceback,
+        &[],
         Timestamp::now(),
     ))
 }
