@@ -27,7 +27,9 @@ pub(crate) fn redis(words: &[&str]) -> Result<(), TaskError> {
     }
 }
 
-/// A value as redis-py writes it: a text as it is.
+/// A value as redis-py writes it: a text as it is, and so are bytes, which kombu writes as a map.
 pub(crate) fn text(value: &serde_json::Value) -> String {
+    let bytes = value.get("bytes").filter(|_| value["__bytes__"] == true);
+    let value = bytes.unwrap_or(value);
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
