@@ -252,12 +252,15 @@ pub(crate) fn retry_once(
     #[default(1)]
     max_retries: u32,
     #[keyword_only]
-    #[default(0.1)]
-    countdown: f64,
+    #[default(Some(0.1))]
+    countdown: Option<f64>,
 ) -> Result<u32, TaskError> {
     match ctx.request().retries {
         0 => {
-            let mut retry = ctx.retry().countdown(countdown).max_retries(max_retries);
+            let mut retry = ctx.retry().max_retries(max_retries);
+            if let Some(seconds) = countdown {
+                retry = retry.countdown(seconds);
+            }
             if let Some(expires) = expires {
                 retry = retry.option("expires", expires);
             }
