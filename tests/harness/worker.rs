@@ -64,6 +64,13 @@ impl Worker {
         command
     }
 
+    /// Starts `celerybox worker` whatever [`PYTHON_WORKER`] says, for settings that only ours has.
+    pub fn command_started(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
+        let mut command = Worker::command(place, settings);
+        command.args(arguments);
+        Worker::run("celerybox worker", &mut command)
+    }
+
     /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`.
     pub fn python(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
         let mut command = interpreter(place);

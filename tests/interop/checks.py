@@ -417,6 +417,7 @@ def chain_fails():
     failed = result.parent.parent
     assert failed.parent.get(timeout=LIMIT) == 3
     for node in (failed, result.parent, result):
+        expect.within(LIMIT, node.ready)
         assert node.state == states.FAILURE and node.result.args == ("no", 7), (node.state, node.result)
         assert node.traceback == failed.traceback
     assert told.get(timeout=LIMIT) == failed.id

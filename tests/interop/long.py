@@ -7,9 +7,13 @@ nothing is expected of the first: Celery's own way, to send the same message aga
 
 import json
 import random
+import signal
 import sys
 
 from proj import app
+
+#: Seconds that the broker may take for anything.
+PATIENCE = 20
 
 #: task, arguments, options, the state in which it has to end (None: nothing is stored), acknowledged late?
 KINDS = [
@@ -45,24 +49,35 @@ def options(choice):
 
 def connect_again():
     """Waits for the broker, and leaves the connections that are gone."""
-    app.pool.force_close_all()
     app._pool = app.amqp._producer_pool = None
-    with app.connection() as connection:
-        connection.ensure_connection(interval_start=0.2, interval_step=0.2, interval_max=1)
+    while True:
+        signal.alarm(PATIENCE)
+        try:
+            with app.connection() as connection:
+                connection.ensure_connection(interval_start=0.2, interval_step=0.2, interval_max=1)
+            return
+        except Exception as error:
+            print(f"not connected: {error!r}", file=sys.stderr)
+
+
+def too_late(*_):
+    """A server that is just starting may take a connection and never answer."""
+    raise TimeoutError("the broker does not answer")
 
 
 def main(number, seed, path):
     choice = random.Random(seed)
     if app.conf.broker_url.startswith("amqp"):
-        # Or else what RabbitMQ had not read when it stopped would count as sent. A server that is just starting may take
-        # a connection and never answer.
-        app.conf.broker_transport_options = {"confirm_publish": True, "read_timeout": 20, "write_timeout": 20}
+        # Or else what RabbitMQ had not read when it stopped would count as sent.
+        app.conf.broker_transport_options = {"confirm_publish": True}
+    signal.signal(signal.SIGALRM, too_late)
     with open(path, "w") as file:
         for _ in range(number):
             name, args, fixed, state, late = choice.choice(KINDS)
             more = dict(options(choice))
             while True:
                 task_id = f"{seed}-{random.getrandbits(96):024x}"
+                signal.alarm(PATIENCE)
                 try:
                     app.send_task(name, args, task_id=task_id, retry=False, **fixed, **more)
                 except Exception as error:

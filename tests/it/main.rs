@@ -28,5 +28,6 @@ mod readme;
 mod redis;
 mod routing;
 mod sandbox;
+mod sending;
 mod settings;
 mod shutdown;

@@ -83,6 +83,8 @@ fn signatures_are_celerys() {
     for line in lines {
         let (name, expected): (String, Value) = serde_json::from_str(line).unwrap();
         let made = made(&name).to_value();
+        let read: Signature = serde_json::from_value(expected.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), expected, "{name}");
         if made != expected {
             wrong.push(format!("{name}:\n  ours   {made}\n  Celery {expected}"));
         }

@@ -208,3 +208,30 @@ fn immutable(mut signature: Value) -> Value {
 pub(super) fn read(value: &Value) -> Result<Signature, CanvasError> {
     Signature::read(value.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_errbacks_of_a_chord_are_those_of_its_header_where_the_setting_says_so() {
+        let task = |name: &str| {
+            json!({"task": name, "args": [], "kwargs": {}, "options": {}, "subtask_type": null,
+            "immutable": false})
+        };
+        let chord = json!({"task": "celery.chord", "subtask_type": "chord", "options": {},
+            "kwargs": {"header": [task("h1"), task("h2")], "body": task("b")}});
+        for on_headers in [false, true] {
+            let mut linked = Signature::read(chord.clone()).unwrap();
+            linked.link_error(&task("e"), on_headers, false);
+            let kwargs = &linked.to_value()["kwargs"];
+            assert_eq!(kwargs["body"]["options"]["link_error"][0]["task"], "e");
+            for header in kwargs["header"].as_array().unwrap() {
+                let errback = &header["options"]["link_error"][0];
+                assert_eq!(errback["immutable"] == true, on_headers, "{header}");
+            }
+        }
+    }
+}

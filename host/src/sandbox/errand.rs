@@ -1,5 +1,6 @@
 //! What a guest asks of the worker through `publisher` and `results`: one value for each function, handed to one closure.
-//! The sandbox checks sizes and counts; everything else, grants included, is decided by who carries errands out.
+//! How large its texts are together
+//! is bounded by `limits.host_call_bytes`; everything else, grants included, is decided by who carries errands out.
 
 use std::sync::Arc;
 
@@ -119,47 +120,6 @@ pub type Answer = Result<Option<String>, ErrandError>;
 
 /// Carries errands out, one at a time. Dropping the future leaves undone what was not begun.
 pub type Errands = Arc<dyn Fn(Errand) -> BoxFuture<'static, Answer> + Send + Sync>;
-
-impl Errand {
-    /// The bytes of its texts.
-    pub(super) fn size(&self) -> usize {
-        match self {
-            Self::Apply {
-                signature,
-                args,
-                kwargs,
-                options,
-            } => signature.len() + args.len() + kwargs.len() + options.len(),
-            Self::Publish(message) => message.size(),
-            Self::Replace { signature } | Self::AddToChord { signature } => signature.len(),
-            Self::StoreResult {
-                task_id,
-                state,
-                value,
-                traceback,
-            } => task_id.len() + state.len() + value.len() + traceback.as_ref().map_or(0, String::len),
-            Self::SaveGroup { group_id, tuple } => group_id.len() + tuple.len(),
-            Self::GetResult { task_id: id }
-            | Self::Forget { task_id: id }
-            | Self::RestoreGroup { group_id: id }
-            | Self::SetChordSize { group_id: id, .. } => id.len(),
-        }
-    }
-}
-
-impl RawMessage {
-    fn size(&self) -> usize {
-        let texts = [
-            &self.exchange,
-            &self.routing_key,
-            &self.headers,
-            &self.properties,
-            &self.content_type,
-            &self.content_encoding,
-        ];
-        texts.iter().map(|text| text.len()).sum::<usize>() + self.body.len()
-    }
-}
 
 impl From<ErrandError> for types::Error {
     fn from(error: ErrandError) -> Self {

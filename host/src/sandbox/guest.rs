@@ -240,11 +240,6 @@ impl Guest {
         let Some(call) = &self.call else {
             return Ok(Err(no_request()));
         };
-        let (size, most) = (errand.size(), self.limits.host_call_bytes);
-        if size > most {
-            let text = format!("{size} bytes are more than {most} (limits.host_call_bytes)");
-            return Ok(Err(types::Error::LimitExceeded(text)));
-        }
         Ok((call.errands)(errand).await.map_err(ErrandError::into))
     }
 }

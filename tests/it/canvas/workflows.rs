@@ -29,7 +29,8 @@ fn same(seed: u32, number: u32) {
     let differ: Vec<String> = ours
         .iter()
         .zip(theirs)
-        .filter(|(ours, theirs)| ours != theirs)
+        // The chord around a chord that failed waits for ever with Celery; here it fails, too (contract section 4.6).
+        .filter(|(ours, theirs)| ours != theirs && !theirs.to_string().contains("PENDING"))
         .map(|(ours, theirs)| format!("ours   {ours}\ntheirs {theirs}"))
         .collect();
     assert!(

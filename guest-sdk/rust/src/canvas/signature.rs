@@ -2,7 +2,7 @@
 
 use std::ops::BitOr;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::AsyncResult;
@@ -424,6 +424,57 @@ impl Signature {
         })
     }
 
+    /// Reads what [`to_value`](Self::to_value) and Celery's clients write.
+    fn from_value(value: Value) -> Result<Self, String> {
+        let Value::Object(mut map) = value else {
+            return Err("a signature is a map".to_owned());
+        };
+        let Some(Value::String(task)) = map.remove("task") else {
+            return Err("a signature names its task".to_owned());
+        };
+        let object = |value: Option<Value>| match value {
+            Some(Value::Object(map)) => map,
+            _ => Map::new(),
+        };
+        let list = |value: Option<Value>| -> Result<Vec<Signature>, String> {
+            match value {
+                Some(Value::Array(tasks)) => tasks.into_iter().map(Self::from_value).collect(),
+                Some(group @ Value::Object(_)) => match Self::from_value(group)? {
+                    Signature {
+                        kind: Kind::Group(tasks) | Kind::Chain(tasks),
+                        ..
+                    } => Ok(tasks),
+                    one => Ok(vec![one]),
+                },
+                _ => Ok(Vec::new()),
+            }
+        };
+        let mut kwargs = object(map.remove("kwargs"));
+        let kind = match map.get("subtask_type").and_then(Value::as_str) {
+            Some("chain") => Kind::Chain(list(kwargs.remove("tasks"))?),
+            Some("group") => Kind::Group(list(kwargs.remove("tasks"))?),
+            Some("chord") => {
+                let header = list(kwargs.remove("header"))?;
+                kwargs.remove("kwargs");
+                let body = kwargs.remove("body").filter(|body| !body.is_null());
+                Kind::Chord(header, body.map(Self::from_value).transpose()?.map(Box::new))
+            }
+            _ => Kind::Task,
+        };
+        Ok(Self {
+            task,
+            args: match map.remove("args") {
+                Some(Value::Array(args)) => args,
+                _ => Vec::new(),
+            },
+            kwargs,
+            options: object(map.remove("options")),
+            immutable: map.remove("immutable") == Some(Value::Bool(true)),
+            kind,
+            fault: None,
+        })
+    }
+
     fn first_fault(&self) -> Option<String> {
         let parts: &[Signature] = match &self.kind {
             Kind::Task => &[],
@@ -471,6 +522,23 @@ impl Signature {
             .to_list()
             .map_err(|reason| TaskError::new("EncodeError", reason))?;
         ctx.apply(self, &args)
+    }
+}
+
+/// A signature can be an argument: it travels as Celery's map.
+impl Serialize for Signature {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.first_fault() {
+            Some(fault) => Err(serde::ser::Error::custom(fault)),
+            None => self.to_value().serialize(serializer),
+        }
+    }
+}
+
+/// So can a task take one, whoever made it.
+impl<'de> Deserialize<'de> for Signature {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_value(Value::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 

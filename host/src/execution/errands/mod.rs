@@ -180,12 +180,15 @@ impl Desk {
 
     /// Everything that some worker may send because of this signature, also later, has to be granted now.
     fn check_nested(&self, signature: &Signature, options: &JsonMap) -> Result<(), ErrandError> {
-        for (task, route) in nested::destinations(signature, options, &self.canvas)? {
-            self.grants
-                .check_send(&task, &route)
-                .map_err(ErrandError::Denied)?;
+        let nested = nested::look(signature, options, &self.canvas)?;
+        for (task, route) in &nested.destinations {
+            self.grants.check_send(task, route).map_err(ErrandError::Denied)?;
         }
-        Ok(())
+        // Before any of it is made.
+        match nested.repeated > self.limits.message_bytes {
+            true => Err(self.too_large()),
+            false => Ok(()),
+        }
     }
 
     fn within<T>(&self, act: impl FnOnce(&mut canvas::Context<'_>) -> T) -> T {
@@ -234,8 +237,7 @@ impl Desk {
             return Err(ErrandError::LimitExceeded(text));
         }
         if bytes > most_bytes {
-            let text = format!("messages of more than {most_bytes} bytes in one run (limits.message_bytes)");
-            return Err(ErrandError::LimitExceeded(text));
+            return Err(self.too_large());
         }
         (ledger.messages, ledger.bytes) = (messages, bytes);
         for step in &applied.steps {
@@ -253,6 +255,12 @@ impl Desk {
             }
         }
         Ok(applied.steps.clone())
+    }
+
+    fn too_large(&self) -> ErrandError {
+        let most = self.limits.message_bytes;
+        let text = format!("messages of more than {most} bytes in one run (limits.message_bytes)");
+        ErrandError::LimitExceeded(text)
     }
 
     fn own_task(&self, task_id: String) -> Result<String, ErrandError> {

@@ -25,13 +25,25 @@ fn is_map(task: &str) -> bool {
     matches!(task, "celery.map" | "celery.starmap" | "celery.chunks")
 }
 
-/// Task names and where their messages may go. `options` are applied over those of the signature.
-pub(super) fn destinations(
+/// What a signature comes to.
+#[derive(Debug, Default)]
+pub(super) struct Nested {
+    /// Task names and where their messages may go.
+    pub(super) destinations: Vec<(String, Route)>,
+    /// Bytes that are written once for each task of a header although they are in the signature once: chords' bodies.
+    pub(super) repeated: usize,
+}
+
+/// Looks through a signature. `options` are applied over its own.
+pub(super) fn look(
     signature: &Signature,
     options: &JsonMap,
     defaults: &Defaults,
-) -> Result<Vec<(String, Route)>, CanvasError> {
-    let mut found = Vec::new();
+) -> Result<Nested, CanvasError> {
+    let Nested {
+        destinations: mut found,
+        mut repeated,
+    } = Nested::default();
     let outermost = places(&[Sending::default()], options)?;
     let mut left = MOST_TASKS;
     let mut waiting = Vec::new();
@@ -57,6 +69,8 @@ pub(super) fn destinations(
                 }
             }
             Kind::Chord { header, body } => {
+                let bytes = body.as_ref().map_or(0, |body| body.to_value().to_string().len());
+                repeated = repeated.saturating_add(bytes.saturating_mul(header.len()));
                 for part in header.into_iter().chain(body.map(|body| *body)) {
                     more(part, &here, &mut waiting);
                 }
@@ -75,7 +89,10 @@ pub(super) fn destinations(
             }
         }
     }
-    Ok(found)
+    Ok(Nested {
+        destinations: found,
+        repeated,
+    })
 }
 
 /// The signatures among options.
@@ -135,8 +152,9 @@ mod tests {
     fn found(signature: Value, options: Value) -> Vec<String> {
         let signature = Signature::read(signature).unwrap();
         let options = options.as_object().unwrap();
-        let mut found: Vec<String> = destinations(&signature, options, &Defaults::default())
-            .unwrap()
+        let nested = look(&signature, options, &Defaults::default()).unwrap();
+        let mut found: Vec<String> = nested
+            .destinations
             .into_iter()
             .map(|(task, route)| format!("{task}>{}", crate::policy::grants::place(&route)))
             .collect();
@@ -203,6 +221,20 @@ mod tests {
         assert_eq!(found(odd, json!({})), ["a>x/k"]);
     }
 
+    #[test]
+    fn a_body_counts_for_each_task_of_its_header() {
+        let body = task("b", json!({}));
+        let chord = json!({"task": "celery.chord", "subtask_type": "chord", "options": {},
+            "kwargs": {"header": vec![task("h", json!({})); 100], "body": body}});
+        let nested = look(
+            &Signature::read(chord).unwrap(),
+            &JsonMap::new(),
+            &Defaults::default(),
+        )
+        .unwrap();
+        assert_eq!(nested.repeated, 100 * body.to_string().len());
+    }
+
     /// A name of Celery's own that does not stand for others is a task like any other.
     #[test]
     fn built_in_tasks_by_hand_are_found_by_their_name() {
@@ -219,7 +251,7 @@ mod tests {
             assert_eq!(found(by_hand, json!({})), ["evil>q"]);
             let positional =
                 Signature::read(json!({"task": name, "args": [task("evil", json!({})), []]})).unwrap();
-            assert!(destinations(&positional, &JsonMap::new(), &Defaults::default()).is_err());
+            assert!(look(&positional, &JsonMap::new(), &Defaults::default()).is_err());
         }
     }
 }
