@@ -4,6 +4,9 @@
 //! The queue is filled before the worker starts. The clock runs from the moment a tenth of the results is there until
 //! the last one is, so that neither start-up counts. Rounds alternate in their order; the table shows medians.
 //! Celery runs prefork with a process for each processor, ours with as many threads; both log warnings only.
+//!
+//! Then the same tasks as the header of one chord, beside as many plain ones: how much of the rate is left. The
+//! argument `redis`, `rabbitmq` or `chord` runs a part of it.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,6 +20,8 @@ const ROUNDS: usize = 3;
 /// Tasks in the queue: some seconds of work for each worker.
 const OURS: usize = 20_000;
 const CELERYS: usize = 5_000;
+/// Tasks in the header of the chord.
+const HEADER: usize = 10_000;
 /// Tasks one after the other for the latency.
 const ALONE: &str = "300";
 /// Slots of this worker: tasks in flight, not threads.
@@ -55,7 +60,10 @@ fn main() {
         .skip(1)
         .find(|argument| !argument.starts_with('-'));
     for name in ["redis", "rabbitmq"] {
-        if only.as_deref().is_some_and(|only| only != name) {
+        if only
+            .as_deref()
+            .is_some_and(|only| only != name && only != "chord")
+        {
             continue;
         }
         let servers = Servers {
@@ -63,8 +71,67 @@ fn main() {
             redis: Redis::start(),
             rabbitmq: (name == "rabbitmq").then(RabbitMq::start_bare),
         };
-        compare(&servers);
+        if only.as_deref() != Some("chord") {
+            compare(&servers);
+        }
+        chord(&servers);
     }
+}
+
+/// This worker alone: a chord, and as many tasks that are in none.
+fn chord(servers: &Servers) {
+    let rounds = (0..ROUNDS).map(|_| (plain_rate(servers), chord_rate(servers)));
+    let (plain, chord): (Vec<f64>, Vec<f64>) = rounds.unzip();
+    let (plain, chord) = (median(plain), median(chord));
+    println!(
+        "celerybox, from {}: {HEADER} tasks, {plain:.0} a second; the same as one chord, {chord:.0} a second, {:.2} of it\n",
+        servers.name,
+        chord / plain
+    );
+}
+
+/// Tasks a second, once a tenth is done.
+fn plain_rate(servers: &Servers) -> f64 {
+    servers.redis.command(&["FLUSHALL"]);
+    servers.python("preload.py", &["arithmetic.add", &HEADER.to_string(), "[2, 3]"]);
+    let mut results = servers.redis.connect(RESULTS);
+    let worker = servers.worker(Kind::Celerybox);
+    let begun = wait_for(&mut results, HEADER / 10, &worker, &mut 0);
+    let ended = wait_for(&mut results, HEADER, &worker, &mut 0);
+    begun.1.abs_diff(ended.1) as f64 / (ended.0 - begun.0).as_secs_f64()
+}
+
+/// The same of a chord, until the result of its body is there.
+fn chord_rate(servers: &Servers) -> f64 {
+    servers.redis.command(&["FLUSHALL"]);
+    let body = servers.python("preload_chord.py", &[&HEADER.to_string()]);
+    let body: String = serde_json::from_str(&body).expect("preload_chord.py prints an id");
+    let mut results = servers.redis.connect(RESULTS);
+    let worker = servers.worker(Kind::Celerybox);
+    let begun = wait_for(&mut results, HEADER / 10, &worker, &mut 0);
+    let key = format!("celery-task-meta-{body}");
+    let end = Instant::now() + Duration::from_secs(120);
+    while results.command(&["EXISTS", &key]) != Reply::Integer(1) {
+        let said = || worker.lines().join("\n");
+        assert!(
+            Instant::now() < end,
+            "no body after two minutes; the worker said:\n{}",
+            said()
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let (seconds, tasks) = (begun.0.elapsed().as_secs_f64(), HEADER.saturating_sub(begun.1));
+    let stored = results.command(&["GET", &key]);
+    assert!(
+        stored.text().contains(&format!("{}", HEADER * 5)),
+        "the body's result is {stored:?}"
+    );
+    tasks as f64 / seconds
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn compare(servers: &Servers) {
@@ -264,11 +331,7 @@ impl Servers {
 }
 
 fn medians(drains: &[Drain]) -> Drain {
-    let median = |value: fn(&Drain) -> f64| {
-        let mut values: Vec<f64> = drains.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
+    let median = |value: fn(&Drain) -> f64| median(drains.iter().map(value).collect());
     Drain {
         tasks_per_second: median(|drain| drain.tasks_per_second),
         cpu_seconds_per_thousand: median(|drain| drain.cpu_seconds_per_thousand),

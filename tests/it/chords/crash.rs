@@ -122,6 +122,6 @@ fn a_chord_survives_a_worker_that_is_killed_at_any_step() {
             .count();
         assert_eq!(runs, 1, "the body of {queue} ran {runs} times");
         let meta: Value = results.stored(std::slice::from_ref(body)).pop().unwrap();
-        assert_eq!(meta["result"], json!([0]), "{queue}");
+        assert_eq!(meta["result"], json!([0.0]), "{queue}");
     }
 }
