@@ -86,13 +86,20 @@ impl Member {
     }
 }
 
+/// The end of a run: when, where, and whether the task ended with it (or is tried again).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Run {
+    when: String,
+    member: &'static str,
+    last: bool,
+}
+
 /// What the logs say of each task: whether anybody received it, how often it ended, and whether a worker that was killed
 /// had received it.
 #[derive(Debug, Default)]
 struct Traces {
     received: BTreeSet<String>,
-    /// When and where.
-    ended: BTreeMap<String, Vec<(String, &'static str)>>,
+    runs: BTreeMap<String, Vec<Run>>,
     with_the_dead: BTreeSet<String>,
 }
 
@@ -109,12 +116,13 @@ fn traces(fleet: &[Member]) -> Traces {
             let Some((id, what)) = rest.split_once('[').and_then(|(_, rest)| rest.split_once("] ")) else {
                 continue;
             };
-            if what.starts_with("succeeded") || what.starts_with("raised") {
-                traces
-                    .ended
-                    .entry(id.to_owned())
-                    .or_default()
-                    .push((line.get(1..24).unwrap_or_default().to_owned(), name));
+            let last = what.starts_with("succeeded") || what.starts_with("raised");
+            if last || what.starts_with("retry") {
+                traces.runs.entry(id.to_owned()).or_default().push(Run {
+                    when: line.get(1..24).unwrap_or_default().to_owned(),
+                    member: name,
+                    last,
+                });
             } else if what.starts_with("received") {
                 traces.received.insert(id.to_owned());
                 if life.killed {
@@ -248,23 +256,21 @@ fn long(mut place: Place, mixed: bool) {
         .filter(|sent| !sent.late)
         .map(|sent| sent.id.as_str())
         .collect();
-    let mut again: Vec<(&String, Vec<(String, &str)>)> = traces
-        .ended
+    let is_twice = |runs: &[Run]| runs.iter().filter(|run| run.last).count() > 1;
+    let mut again: Vec<(&String, Vec<Run>)> = traces
+        .runs
         .iter()
-        .filter(|(id, runs)| early.contains(id.as_str()) && runs.len() > 1)
+        .filter(|(id, runs)| early.contains(id.as_str()) && is_twice(runs))
         .map(|(id, runs)| (id, runs.clone()))
         .collect();
     again.iter_mut().for_each(|(_, runs)| runs.sort());
     // Celery sends an acknowledgement and does not wait for it: one that its broker or its end swallowed is its own.
-    let (twice, theirs): (Vec<_>, Vec<_>) = again.into_iter().partition(|(_, runs)| {
-        runs.iter()
-            .rev()
-            .skip(1)
-            .any(|(_, name)| name.starts_with("ours"))
-    });
+    let (theirs, twice): (Vec<_>, Vec<_>) = again
+        .into_iter()
+        .partition(|(_, runs)| runs.iter().rev().skip(1).any(|run| run.member == "theirs@test"));
     eprintln!(
         "{number} tasks in {} s, {step} disturbances. Not ended: {} early-acked that a killed worker had begun, {} that \
-         nobody received, {} others. Early-acked that ended twice: {}, and {} that the Python worker had ended first",
+         nobody received, {} others. Early-acked that ended twice: {}, and {} that the Python worker had run before",
         start.elapsed().as_secs(),
         begun.len(),
         unseen.len(),
