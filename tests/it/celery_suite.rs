@@ -148,7 +148,7 @@ fn test_canvas() {
 
 #[test]
 fn test_group_chains() {
-    suite("test_group_chains.py", 23);
+    suite("test_group_chains.py", 21);
 }
 
 #[test]
