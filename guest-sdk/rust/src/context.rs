@@ -10,6 +10,7 @@ use crate::bindings::celerybox::task::context::Request;
 use crate::bindings::celerybox::task::types as wit;
 use crate::canvas::{AsyncResult, Signature};
 use crate::error::{AcceptedReplacement, TaskError};
+use crate::failure::Failure;
 use crate::host::Host;
 use crate::retry::Retry;
 use crate::task::to_json;
@@ -143,7 +144,8 @@ impl Context {
     }
 
     /// Lets another signature take over the identity of this task: Celery's `self.replace`. Its result, callbacks and chain
-    /// become those of this one, which ends here: `return Err(ctx.replace(…))`. Of a refusal the error says why.
+    /// become those of this one, which ends here: `return Err(ctx.replace(…))`. Of a refusal the error says why;
+    /// `ImproperlyConfigured` is for a signature that can replace no task.
     #[track_caller]
     pub fn replace(&self, signature: Signature) -> TaskError {
         let accepted = match signature.json() {
@@ -152,6 +154,10 @@ impl Context {
         };
         match accepted {
             Ok(()) => TaskError::Replaced(AcceptedReplacement(())),
+            // As Celery has it: the signature is at fault, not one of its values.
+            Err(wit::Error::Invalid(what)) => Failure::new("ImproperlyConfigured", what)
+                .with_module("celery.exceptions")
+                .into(),
             Err(error) => self.refused(error),
         }
     }

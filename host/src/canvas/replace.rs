@@ -14,11 +14,11 @@ pub fn replace(
     context: &mut Context<'_>,
 ) -> Result<Applied, CanvasError> {
     if signature.options.contains_key("chord") {
-        let what = "a signature that replaces a task must not be part of a chord";
+        let what = "A signature replacing a task must not be part of a chord";
         return Err(CanvasError::Invalid(what.into()));
     }
     if matches!(&signature.kind, Kind::Chain(tasks) if tasks.is_empty()) {
-        let what = "an empty chain cannot replace a task";
+        let what = "Cannot replace with an empty chain";
         return Err(CanvasError::Invalid(what.into()));
     }
     let on_headers = context.defaults.errbacks_on_headers;

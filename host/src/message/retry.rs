@@ -92,7 +92,7 @@ fn headers(request: &Request, plan: &Plan, retry: &Retry, now: Timestamp) -> Jso
     );
     set("retries", Some(json!(request.retries.saturating_add(1))));
     set("eta", Some(json!(eta(&retry.when, now))));
-    set("expires", retry.expires.as_ref().map(|expires| json!(expires)));
+    set("expires", expires(retry, now).map(Value::from));
     set(
         "parent_id",
         request.parent_id.is_none().then(|| json!(request.id)),
@@ -140,12 +140,20 @@ fn is_broker_header(name: &str) -> bool {
 fn eta(when: &RetryWhen, now: Timestamp) -> Option<String> {
     match when {
         RetryWhen::Eta(eta) => Some(eta.clone()),
-        RetryWhen::Countdown(seconds) if *seconds > 0.0 => {
-            let pause = SignedDuration::try_from_secs_f64(*seconds).ok()?;
-            now.checked_add(pause).ok().map(format_time)
-        }
+        RetryWhen::Countdown(seconds) if *seconds > 0.0 => after(*seconds, now),
         RetryWhen::Countdown(_) => None,
     }
+}
+
+/// A new expiry: a time, or as an option seconds from now.
+fn expires(retry: &Retry, now: Timestamp) -> Option<String> {
+    let seconds = || option(retry, "expires").and_then(Value::as_f64);
+    retry.expires.clone().or_else(|| after(seconds()?, now))
+}
+
+fn after(seconds: f64, now: Timestamp) -> Option<String> {
+    let pause = SignedDuration::try_from_secs_f64(seconds).ok()?;
+    now.checked_add(pause).ok().map(format_time)
 }
 
 #[cfg(test)]
@@ -200,10 +208,11 @@ mod tests {
         let request = request(json!({"parent_id": "p1"}));
         let retry = Retry {
             args: Some("[8, 9]".into()),
-            options: json!({"priority": 9, "time_limit": 5, "soft_time_limit": 99, "shadow": "s"})
-                .as_object()
-                .cloned()
-                .unwrap(),
+            options:
+                json!({"priority": 9, "time_limit": 5, "soft_time_limit": 99, "shadow": "s", "expires": 60})
+                    .as_object()
+                    .cloned()
+                    .unwrap(),
             ..Retry::default()
         };
         let outgoing = sent(&request, retry);
@@ -213,6 +222,7 @@ mod tests {
         assert_eq!(headers["argsrepr"], json!("(8, 9)"));
         assert_eq!(headers["timelimit"], json!([5.0, 99.0]));
         assert_eq!(headers["shadow"], json!("s"));
+        assert_eq!(headers["expires"], json!("2026-11-21T10:01:00+00:00"));
         assert_eq!(outgoing.message.properties.priority, Some(9));
         let body: Value = serde_json::from_slice(&outgoing.message.body).unwrap();
         assert_eq!(body[0], json!([8, 9]));

@@ -27,7 +27,7 @@ pub struct Asked {
     pub max_retries: Option<RetryLimit>,
     /// The error that made the retry necessary.
     pub exc: Option<Failure>,
-    /// Other options of `apply_async`, a JSON map.
+    /// Other options of `apply_async`, a JSON map; `expires` is here in seconds from now.
     pub options: Option<String>,
 }
 
@@ -126,7 +126,7 @@ fn check_options(options: &JsonMap) -> Result<(), Refusal> {
             }
             "shadow" => value.is_string() || value.is_null(),
             "priority" => value.is_null() || value.as_u64().is_some_and(|priority| priority <= 9),
-            "time_limit" | "soft_time_limit" => {
+            "time_limit" | "soft_time_limit" | "expires" => {
                 value.is_null()
                     || value
                         .as_f64()

@@ -27,9 +27,9 @@ pub(crate) fn redis(words: &[&str]) -> Result<(), TaskError> {
     }
 }
 
-/// A value as redis-py writes it: a text as it is, and so are bytes, which kombu writes as a map.
+/// A value as redis-py writes it: a text as it is, and so are bytes, which kombu's JSON writes with their type.
 pub(crate) fn text(value: &serde_json::Value) -> String {
-    let bytes = value.get("bytes").filter(|_| value["__bytes__"] == true);
+    let bytes = value.get("__value__").filter(|_| value["__type__"] == "bytes");
     let value = bytes.unwrap_or(value);
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
