@@ -152,6 +152,7 @@ const NAMEABLE: [(&str, &[&str]); 4] = [
         "celery.exceptions",
         &[
             "Ignore",
+            "ImproperlyConfigured",
             "MaxRetriesExceededError",
             "Reject",
             "SoftTimeLimitExceeded",
