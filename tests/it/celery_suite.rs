@@ -143,7 +143,7 @@ fn suite(file: &str, least: usize) {
 #[test]
 #[ignore = "minutes: make suite"]
 fn test_canvas() {
-    suite("test_canvas.py", 1);
+    suite("test_canvas.py", 233);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn test_group_chains() {
 #[test]
 #[ignore = "minutes: make suite"]
 fn test_tasks() {
-    suite("test_tasks.py", 1);
+    suite("test_tasks.py", 43);
 }
 
 #[test]
