@@ -145,19 +145,20 @@ impl Context {
 
     /// Lets another signature take over the identity of this task: Celery's `self.replace`. Its result, callbacks and chain
     /// become those of this one, which ends here: `return Err(ctx.replace(…))`. Of a refusal the error says why;
-    /// `ImproperlyConfigured` is for a signature that can replace no task.
+    /// `ImproperlyConfigured` is for an empty chain.
     #[track_caller]
     pub fn replace(&self, signature: Signature) -> TaskError {
+        if signature.is_empty_chain() {
+            return Failure::new("ImproperlyConfigured", "Cannot replace with an empty chain")
+                .with_module("celery.exceptions")
+                .into();
+        }
         let accepted = match signature.json() {
             Ok(json) => self.host.replace(&json),
             Err(error) => return error,
         };
         match accepted {
             Ok(()) => TaskError::Replaced(AcceptedReplacement(())),
-            // As Celery has it: the signature is at fault, not one of its values.
-            Err(wit::Error::Invalid(what)) => Failure::new("ImproperlyConfigured", what)
-                .with_module("celery.exceptions")
-                .into(),
             Err(error) => self.refused(error),
         }
     }

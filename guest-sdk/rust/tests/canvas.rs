@@ -141,6 +141,8 @@ fn a_task_is_replaced_or_added_to() {
     assert!(matches!(ctx.replace(add::s((1, 2))), TaskError::Replaced(_)));
     assert_eq!(ctx.replacement().unwrap()["args"], json!([1, 2]));
     assert!(ctx.add_to_chord(add::s((1, 2))).is_err());
+    let nothing = ctx.replace(chain([]));
+    assert_eq!(nothing.failure().unwrap().exc_type(), "ImproperlyConfigured");
     let ctx = TestContext::new().with_request(|request| request.chord = Some("{}".into()));
     assert_eq!(ctx.add_to_chord(add::s((1, 2))).unwrap().id(), "sent-1");
 }

@@ -175,6 +175,10 @@ impl IntoIterator for Signature {
 }
 
 impl Signature {
+    pub(crate) fn is_empty_chain(&self) -> bool {
+        matches!(&self.kind, Kind::Chain(tasks) if tasks.is_empty())
+    }
+
     /// Positional arguments, behind those that are there.
     #[must_use]
     pub fn args(mut self, args: impl Arguments) -> Self {
