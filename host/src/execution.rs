@@ -271,6 +271,8 @@ impl Execution {
         task.here.at(Progress::Reserved);
         self.scale(true);
         let slot = self.slots.acquire().await;
+        // Before the last test, so that whoever revokes it from now on finds it running.
+        task.here.at(Progress::Active);
         match self.known.test_before_run(request) {
             Some(why) => Err(revoked(why)),
             None => Ok(Grant { _slot: slot }),
@@ -293,7 +295,6 @@ impl Execution {
         lost: impl Future<Output = ()> + Send,
     ) -> Result<Outcome, Stopped> {
         let grant = self.admit(task, lost).await?;
-        task.here.at(Progress::Active);
         if self.is_done(task).await {
             return Ok(Outcome::Duplicate);
         }

@@ -59,3 +59,25 @@ async fn an_expired_task_stays_revoked() {
     assert_eq!(again.done().await, ACK);
     assert_eq!(lab.stored("late")["result"], revocation("revoked"));
 }
+
+/// Whenever a revocation comes while a task gets its slot: it does not go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_with_terminate_is_never_missed() {
+    let options = Options {
+        concurrency: 1,
+        ..Options::default()
+    };
+    let lab = Lab::new(options).await;
+    for round in 0..300 {
+        let running = lab.send("sleep", json!([600]), json!({}));
+        lab.running(1).await;
+        let waiting = lab.send("sleep", json!([600]), json!({}));
+        lab.until("it waits", || lab.worker.active.reserved() == 2).await;
+        lab.worker.revoke(&running.id, true);
+        for _ in 0..round * 100 {
+            std::hint::spin_loop();
+        }
+        lab.worker.revoke(&waiting.id, true);
+        assert_eq!((running.done().await, waiting.done().await), (ACK, ACK));
+    }
+}
