@@ -101,7 +101,13 @@ def nested():
     assert of_chords.get(timeout=LIMIT) == [6, 6]
     inner = chord([add.s(1, 1), fail.s("boom")], tsum.s())
     outer = chord([inner, add.s(3, 3)])(tsum.s())
-    expect.raises(ChordError, lambda: alone(outer).get(timeout=LIMIT))
+    if app.conf.result_backend.startswith("redis"):
+        # Celery does not tell the chord around a chord that its body failed; see the contract, section 4.6.
+        expect.raises(ChordError, lambda: alone(outer.parent.results[0]).get(timeout=LIMIT))
+        assert outer.parent.results[1].get(timeout=LIMIT) == 6
+        assert outer.state == "PENDING", outer.state
+    else:
+        expect.raises(ChordError, lambda: alone(outer).get(timeout=LIMIT))
 
 
 def chains():

@@ -143,7 +143,7 @@ fn suite(file: &str, least: usize) {
 #[test]
 #[ignore = "minutes: make suite"]
 fn test_canvas() {
-    suite("test_canvas.py", 233);
+    suite("test_canvas.py", 234);
 }
 
 #[test]

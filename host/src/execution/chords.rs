@@ -287,10 +287,7 @@ impl Execution {
                 document::of_another(&id, State::Failure, &result, None, &children, Timestamp::now());
             backend.store(stored).await?;
         }
-        match prevented.part(&result) {
-            Some(part) => self.report(task, part).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Calls the errbacks of a task that fails without a request of its own; one that cannot be called is logged.
