@@ -125,6 +125,21 @@ pub fn status(document: &str) -> Option<String> {
         .map(|document| document.status)
 }
 
+/// The result of a stored document of a task that succeeded, and whether it names children.
+pub fn success(document: &str) -> Option<(Box<str>, bool)> {
+    #[derive(serde::Deserialize)]
+    struct Stored<'a> {
+        status: String,
+        #[serde(borrow)]
+        result: Option<&'a RawValue>,
+        children: Option<Vec<serde::de::IgnoredAny>>,
+    }
+    let stored: Stored<'_> = serde_json::from_str(document).ok()?;
+    let result = stored.result.map_or("null", RawValue::get);
+    let has_children = stored.children.is_some_and(|children| !children.is_empty());
+    (stored.status == State::Success.as_str()).then(|| (result.into(), has_children))
+}
+
 /// STARTED, stored when a run begins (contract section 3.1, step 9).
 pub fn started(request: &Request, pid: u32, scene: Scene<'_>) -> StoredResult {
     let result = raw(json!({"pid": pid, "hostname": scene.hostname}).to_string());

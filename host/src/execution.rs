@@ -295,8 +295,8 @@ impl Execution {
         lost: impl Future<Output = ()> + Send,
     ) -> Result<Outcome, Stopped> {
         let grant = self.admit(task, lost).await?;
-        if self.is_done(task).await {
-            return Ok(Outcome::Duplicate);
+        if let Some(outcome) = self.done_before(task).await {
+            return Ok(outcome);
         }
         let lost = receipt.as_ref().map(Receipt::lost);
         let acked = Acked::early(task, receipt);
@@ -478,6 +478,12 @@ impl Execution {
                 Effect::Errback(errback) => {
                     if let Some(task) = task {
                         self.errback(task, *errback).await;
+                    }
+                    continue;
+                }
+                Effect::Remember => {
+                    if let Some(task) = task {
+                        self.known.succeeded(&task.request);
                     }
                     continue;
                 }

@@ -338,6 +338,9 @@ pub enum Outcome {
     Refused(Failure),
     /// It was done before, and its message came again.
     Duplicate,
+    /// The same, but what follows it was not sent, as its stored result names no children (contract section 3.9): the
+    /// result as JSON.
+    Unfollowed(Box<str>),
     /// A cold shutdown ended it (contract section 3.14).
     Cancelled,
     /// The sandbox itself failed; not the task's doing.

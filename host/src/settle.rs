@@ -29,6 +29,8 @@ pub enum Effect {
     Errback(Box<Errback>),
     /// Do a step of telling errbacks.
     Tell(Step),
+    /// Remember that the task is done, with all that follows it (contract section 3.9).
+    Remember,
     /// Tell the people.
     Log(String),
     /// Acknowledge the message.
@@ -86,6 +88,8 @@ pub enum Unsent {
     Lost(String),
     /// A callback, the next task of the chain, or what takes its place.
     Following,
+    /// The same of a task that was done before; its message comes once more.
+    Again,
 }
 
 impl Unsent {
@@ -94,6 +98,7 @@ impl Unsent {
         match outcome {
             Outcome::WorkerLost(reason) => Self::Lost(reason.clone()),
             Outcome::Success(_) | Outcome::Replaced => Self::Following,
+            Outcome::Unfollowed(_) => Self::Again,
             _ => Self::Retry,
         }
     }
@@ -109,6 +114,10 @@ impl Unsent {
                 "OperationalError",
                 error.to_string(),
             )),
+            Self::Again => Outcome::Reject {
+                reason: None,
+                requeue: true,
+            },
             Self::Retry => Outcome::Reject {
                 reason: Some(format!("the retry could not be sent: {error}")),
                 requeue: false,
@@ -189,6 +198,14 @@ impl Settling<'_> {
                 self.settle(false, false);
             }
             Outcome::Ignore | Outcome::Replaced | Outcome::Duplicate => self.settle(true, false),
+            Outcome::Unfollowed(value) => {
+                match canvas::succeeded(self.request, &value, left.context) {
+                    Ok(applied) => self.effects.extend(applied.steps.into_iter().map(Effect::Follow)),
+                    Err(error) => self.effects.push(Effect::Log(error.to_string())),
+                }
+                self.effects.push(Effect::Remember);
+                self.settle(true, false);
+            }
             Outcome::Refused(failure) => {
                 self.failed_outside(&failure, left);
                 self.settle(false, false);
@@ -418,6 +435,7 @@ mod tests {
             .iter()
             .map(|effect| match effect {
                 Effect::Publish(_) => "publish".into(),
+                Effect::Remember => "remember".into(),
                 Effect::Follow(follow) => format!("follow {}", step(follow)),
                 Effect::Tell(tell) => format!("tell {}", step(tell)),
                 Effect::ChordPart(reported) => format!("part {}", part(reported)),
@@ -458,7 +476,7 @@ mod tests {
     /// Contract section 3.2: when what is acknowledged, and section 3.10: what is stored.
     #[test]
     fn every_ending_has_its_effects_in_the_contracts_order() {
-        let table: [(Outcome, &[&str], &[&str]); 13] = [
+        let table: [(Outcome, &[&str], &[&str]); 14] = [
             (
                 Outcome::Success("5".into()),
                 &["store SUCCESS"],
@@ -492,6 +510,11 @@ mod tests {
                 &["store REVOKED", "ack"],
             ),
             (Outcome::Duplicate, &[], &["ack"]),
+            (
+                Outcome::Unfollowed("1".into()),
+                &["remember"],
+                &["remember", "ack"],
+            ),
             (
                 Outcome::Refused(failure()),
                 &["store FAILURE"],

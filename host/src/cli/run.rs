@@ -190,7 +190,11 @@ fn report(task: &str, outcome: Outcome) -> ExitCode {
         }
         Outcome::Ignore => eprintln!("{task} asked to be ignored: nothing would be stored"),
         Outcome::Replaced => eprintln!("{task} asked to be replaced by another task"),
-        Outcome::Revoked(_) | Outcome::Refused(_) | Outcome::Duplicate | Outcome::Cancelled => {
+        Outcome::Revoked(_)
+        | Outcome::Refused(_)
+        | Outcome::Duplicate
+        | Outcome::Unfollowed(_)
+        | Outcome::Cancelled => {
             eprintln!("{task} did not run");
         }
         Outcome::WorkerLost(reason) => eprintln!("the sandbox failed: {reason}; please report this"),

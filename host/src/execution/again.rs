@@ -4,7 +4,7 @@ use super::prefetch::Counted;
 use super::{Execution, Task, report};
 use crate::document;
 use crate::message::Request;
-use crate::outcome::State;
+use crate::outcome::Outcome;
 
 impl Execution {
     /// Waits while the same run is still going on here, its message delivered once more after its connection was lost;
@@ -18,31 +18,31 @@ impl Execution {
         done
     }
 
-    /// Whether the task was done before, so that it only needs its acknowledgement (contract sections 3.9 and 3.13).
-    pub(super) async fn is_done(&self, task: &Task) -> bool {
+    /// What becomes of a task that was done before: it only needs its acknowledgement, and perhaps what follows it
+    /// (contract sections 3.9 and 3.13).
+    pub(super) async fn done_before(&self, task: &Task) -> Option<Outcome> {
         let request = &*task.request;
         if self.known.was_done_unacked(request) {
             report::done_before(request, "its acknowledgement was lost with its connection");
-            return true;
+            return Some(Outcome::Duplicate);
         }
         if !(self.options.deduplicate && task.plan.acks_late && request.redelivered) {
-            return false;
+            return None;
         }
         if self.known.has_succeeded(request) {
             report::done_before(request, "Task already completed successfully.");
-            return true;
+            return Some(Outcome::Duplicate);
         }
-        let Some(backend) = &self.backend else {
-            return false;
-        };
-        let Ok(Some(stored)) = backend.fetch(&request.id).await else {
-            return false;
-        };
-        let succeeded = document::status(&stored).as_deref() == Some(State::Success.as_str());
-        if succeeded {
-            self.known.succeeded(request);
-            report::done_before(request, "Task already completed successfully.");
-        }
-        succeeded
+        let stored = self.backend.as_ref()?.fetch(&request.id).await.ok()??;
+        let (result, has_children) = document::success(&stored)?;
+        report::done_before(request, "Task already completed successfully.");
+        let followed = has_children || (request.body.callbacks.is_none() && request.body.chain.is_none());
+        Some(match followed {
+            true => {
+                self.known.succeeded(request);
+                Outcome::Duplicate
+            }
+            false => Outcome::Unfollowed(result),
+        })
     }
 }

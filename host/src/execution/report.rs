@@ -38,7 +38,11 @@ pub(super) fn finished(request: &Request, run: &Run) {
         Outcome::Ignore => info!("Task {name}[{id}] ignored"),
         Outcome::Replaced => info!("Task {name}[{id}] replaced"),
         Outcome::WorkerLost(reason) => error!("Task {name}[{id}] lost its sandbox: {reason}"),
-        Outcome::Revoked(_) | Outcome::Refused(_) | Outcome::Duplicate | Outcome::Cancelled => {}
+        Outcome::Revoked(_)
+        | Outcome::Refused(_)
+        | Outcome::Duplicate
+        | Outcome::Unfollowed(_)
+        | Outcome::Cancelled => {}
     }
 }
 

@@ -107,3 +107,34 @@ async fn a_signature_that_makes_no_sense_fails_its_task_and_is_named() {
     let error = lab.stored("a")["result"].to_string();
     assert!(error.contains("countdown of cb"), "{error}");
 }
+
+/// Contract section 3.9: a message that comes again of a task that succeeded, whose callbacks were not sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_task_that_was_done_before_is_sent_once() {
+    let lab = Lab::new(Options {
+        deduplicate: true,
+        ..Options::default()
+    })
+    .await;
+    let store = |id: &str, children: Value| {
+        let stored = json!({"status": "SUCCESS", "result": 7, "children": children}).to_string();
+        lab.memory.0.lock().unwrap().insert(id.into(), vec![stored]);
+    };
+    let again = |id: &str| {
+        let mut headers = linked(id, &json!({"callbacks": [{"task": "cb"}]}));
+        headers["redelivered"] = json!(true);
+        lab.send("late", json!([600]), headers)
+    };
+    store("a", json!([]));
+    lab.broker.refuses.store(true, Ordering::Relaxed);
+    assert_eq!(again("a").done().await, BACK);
+    lab.broker.refuses.store(false, Ordering::Relaxed);
+    for _ in 0..2 {
+        assert_eq!(again("a").done().await, ACK);
+        assert_eq!(sent(&lab), [("cb".to_owned(), json!(7))]);
+    }
+    // Its children were sent before its result was stored.
+    store("b", json!([[["c", null], null]]));
+    assert_eq!(again("b").done().await, ACK);
+    assert_eq!(sent(&lab).len(), 1);
+}
