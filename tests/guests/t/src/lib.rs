@@ -1,6 +1,11 @@
 //! What the tasks of Celery's integration tests do (contract sections 10.2 and 10.3), under the names they have there:
 //! crate and modules are called as its package is, so that `t.integration.tasks.add` is a name that nobody writes down.
 
+#![expect(
+    clippy::disallowed_names,
+    reason = "parameters are called as in Celery's tests, which pass them by name"
+)]
+
 mod integration {
     pub(crate) mod flow;
     pub(crate) mod tasks;
