@@ -306,8 +306,8 @@ async fn many_refused_messages_make_few_connections() {
         assert!(matches!(refused, Err(BrokerError::Refused(_))), "{refused:?}");
     }
     let most = network.connected.1.load(Ordering::SeqCst);
-    // One for all messages, which may be ending while the next one begins.
-    assert!((2..=8 + 2).contains(&most), "{most}");
+    // Eight, one for all messages, and those that the network still carries to their end when the next ones begin.
+    assert!((2..20).contains(&most), "{most} for 30 messages");
     close(Box::new(broker)).await;
 }
 
