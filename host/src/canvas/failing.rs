@@ -3,13 +3,13 @@
 use serde_json::Value;
 
 use super::signature::maybe_list;
-use super::{Kind, Prevented, Signature};
+use super::{Kind, Signature};
 
 /// A task that fails without having run, and the errbacks to call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failing {
-    /// The task.
-    pub task: Prevented,
+    /// Its id; without one nothing is stored for it.
+    pub id: Option<String>,
     /// Signatures.
     pub errbacks: Vec<Value>,
 }
@@ -17,13 +17,7 @@ pub struct Failing {
 impl Failing {
     fn of(signature: &Signature) -> Self {
         Self {
-            task: Prevented {
-                task: signature.task.clone(),
-                id: signature.text("task_id").map(str::to_owned),
-                args: Value::Array(signature.args.clone()),
-                kwargs: Value::Object(signature.kwargs.clone()),
-                options: signature.options.clone(),
-            },
+            id: signature.text("task_id").map(str::to_owned),
             errbacks: Vec::new(),
         }
     }
@@ -34,7 +28,7 @@ pub fn body(body: &Signature, new_id: impl FnOnce() -> String) -> Vec<Failing> {
     let own = maybe_list(body.options.get("link_error"));
     let mut whole = Failing::of(body);
     let Kind::Group(members) = &body.kind else {
-        whole.task.id = whole.task.id.or_else(|| Some(new_id()));
+        whole.id = whole.id.or_else(|| Some(new_id()));
         whole.errbacks = own;
         return vec![whole];
     };
@@ -100,7 +94,7 @@ mod tests {
     fn ids(failing: &[Failing]) -> Vec<&str> {
         failing
             .iter()
-            .map(|failing| failing.task.id.as_deref().unwrap_or("none"))
+            .map(|failing| failing.id.as_deref().unwrap_or("none"))
             .collect()
     }
 

@@ -274,10 +274,10 @@ impl Execution {
         error: &Failure,
     ) -> Result<(), StepError> {
         let Failing {
-            task: prevented,
+            id: Some(id),
             errbacks,
-        } = failing;
-        let Some(id) = prevented.id.clone() else {
+        } = failing
+        else {
             return Ok(());
         };
         self.tell(task, &id, errbacks, error).await;
