@@ -106,7 +106,7 @@ impl Run {
             }),
             errands: shown(Desk {
                 request: Arc::clone(&request),
-                grants: component.grants().clone(),
+                grants: Arc::clone(component.grants()),
                 limits: Arc::clone(component.limits()),
                 canvas: Arc::new(settings.canvas("celerybox-run", None)?),
                 ledger: Arc::default(),

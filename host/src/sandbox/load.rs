@@ -152,7 +152,7 @@ impl Sandbox {
         Ok(Arc::new(Granted {
             environment: environment.collect(),
             own: self.granting.own.clone().into(),
-            grants,
+            grants: Arc::new(grants),
         }))
     }
 }

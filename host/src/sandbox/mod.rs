@@ -201,7 +201,7 @@ pub struct Component {
 /// What one component is granted, ready for its runs.
 #[derive(Debug)]
 struct Granted {
-    grants: Grants,
+    grants: Arc<Grants>,
     /// The environment variables it sees.
     environment: Vec<(String, String)>,
     own: Arc<[Server]>,
@@ -234,7 +234,7 @@ impl Component {
     }
 
     /// What it is granted.
-    pub fn grants(&self) -> &Grants {
+    pub fn grants(&self) -> &Arc<Grants> {
         &self.granted.grants
     }
 

@@ -52,7 +52,7 @@ pub struct Desk {
     /// The request of the run.
     pub request: Arc<Request>,
     /// What its component is granted.
-    pub grants: Grants,
+    pub grants: Arc<Grants>,
     /// Its limits.
     pub limits: Arc<Limits>,
     /// What holds for everything that is sent.
@@ -346,7 +346,7 @@ impl Execution {
     pub(super) fn errands(&self, task: &Task, component: &Component, acked: &Acked) -> Errands {
         let desk = Arc::new(Desk {
             request: Arc::clone(&task.request),
-            grants: component.grants().clone(),
+            grants: Arc::clone(component.grants()),
             limits: Arc::clone(component.limits()),
             canvas: Arc::clone(&self.canvas),
             ledger: Arc::clone(&task.ledger),
