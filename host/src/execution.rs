@@ -1,29 +1,28 @@
 //! The way of a message: understand, admit, run, settle, apply. Start reading at [`handle`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::backend::ResultBackend;
-use crate::broker::{Broker, Delivery, Receipt, send};
+use crate::broker::{Broker, Delivery, Receipt};
 use crate::builtin::Builtin;
-use crate::canvas::{self, Context, Sender};
+use crate::canvas;
 use crate::document::{self, Scene};
 use crate::message::request::{self, Identity};
 use crate::message::{Message, Request, Unusable};
-use crate::outcome::{Failure, Outcome, Revocation, StoredResult};
+use crate::outcome::{Failure, Outcome, Revocation};
 use crate::policy::admit::{self, Admission, Plan};
 use crate::policy::autoretry;
 use crate::policy::rate::Rate;
 use crate::sandbox::registry::{Code, Registry};
 use crate::sandbox::{Call, Component, Run};
-use crate::settle::{self, Effect, Left, Prevent, Unsent};
+use crate::settle::{self, Unsent};
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
@@ -32,6 +31,7 @@ pub mod active;
 mod again;
 mod builtin;
 mod chords;
+mod effects;
 pub mod errands;
 mod errback;
 pub mod known;
@@ -53,7 +53,7 @@ use known::Known;
 use prefetch::Counted;
 use rates::Rates;
 use slots::{Slot, Slots};
-use steps::{StepError, Steps};
+use steps::Steps;
 
 /// What every message needs on its way. What can change while the worker runs has a handle of its own.
 pub struct Execution {
@@ -401,151 +401,6 @@ impl Execution {
             nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request, acked),
             errands: self.errands(task, component, acked),
-        }
-    }
-
-    fn settle(&self, task: &Task, receipt: &Option<Receipt>, outcome: Outcome) -> Vec<Effect> {
-        let scene = self.scene();
-        let mut context = Context {
-            defaults: &self.canvas,
-            sender: Some(Sender::of(&task.request)),
-            now: scene.now,
-            new_id: &mut || Uuid::new_v4().to_string(),
-        };
-        let mut ledger = task.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let replacement = match outcome {
-            Outcome::Replaced => std::mem::take(&mut ledger.replacement),
-            _ => Vec::new(),
-        };
-        let left = Left {
-            children: ledger.children.clone(),
-            context: &mut context,
-        };
-        let mut effects: Vec<Effect> = replacement.into_iter().map(Effect::Follow).collect();
-        let acked = receipt.is_none();
-        effects.extend(settle::settle(
-            &task.request,
-            &task.plan,
-            outcome,
-            acked,
-            scene,
-            left,
-        ));
-        effects
-    }
-
-    /// The result tuples of what a task sent so far.
-    fn children(&self, task: &Task) -> Vec<Value> {
-        let ledger = task.ledger.lock();
-        ledger.unwrap_or_else(PoisonError::into_inner).children.clone()
-    }
-
-    fn add_children(&self, task: &Task, added: Vec<Value>) {
-        let ledger = task.ledger.lock();
-        let mut ledger = ledger.unwrap_or_else(PoisonError::into_inner);
-        ledger.children.extend(added);
-    }
-
-    /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after
-    /// them fails, an unacknowledged message goes back, so that nothing that must follow is lost with it; of one that
-    /// was acknowledged early the rest is done all the same.
-    async fn apply(
-        &self,
-        effects: Vec<Effect>,
-        receipt: &mut Option<Receipt>,
-        task: Option<&Task>,
-    ) -> Result<(), StepError> {
-        for effect in effects {
-            let done = match effect {
-                Effect::Publish(outgoing) => {
-                    send(&*self.broker, outgoing, &self.options.publish_retry).await?;
-                    continue;
-                }
-                Effect::Follow(step) => {
-                    self.steps.carry_out(step).await?;
-                    continue;
-                }
-                Effect::Store(result) => self.store(result).await,
-                Effect::ChordPart(part) => match task {
-                    Some(task) => self.report(task, *part).await,
-                    None => continue,
-                },
-                Effect::Prevent(prevent) => match task {
-                    Some(task) => self.prevent(task, *prevent).await,
-                    None => continue,
-                },
-                Effect::Tell(step) => self.steps.carry_out(step).await,
-                Effect::Errback(errback) => {
-                    if let Some(task) = task {
-                        self.errback(task, *errback).await;
-                    }
-                    continue;
-                }
-                Effect::Remember => {
-                    if let Some(task) = task {
-                        self.known.succeeded(&task.request);
-                    }
-                    continue;
-                }
-                Effect::Log(text) => {
-                    error!("{text}");
-                    continue;
-                }
-                Effect::Ack => {
-                    if let Some(receipt) = receipt.take() {
-                        if let Some(task) = task {
-                            task.here.done();
-                            if receipt.is_lost() {
-                                self.known.done_unacked(&task.request);
-                            }
-                        }
-                        receipt.ack();
-                    }
-                    continue;
-                }
-                Effect::Reject { requeue } => {
-                    if let Some(receipt) = receipt.take() {
-                        receipt.reject(requeue);
-                    }
-                    continue;
-                }
-            };
-            if let Err(error) = done {
-                let id = task.map_or("", |task| &task.request.id);
-                error!("what follows the end of task {id} is not done: {error}");
-                if let Some(receipt) = receipt.take() {
-                    receipt.reject(true);
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn store(&self, result: StoredResult) -> Result<(), StepError> {
-        match &self.backend {
-            Some(backend) => Ok(backend.store(result).await?),
-            None => Ok(()),
-        }
-    }
-
-    /// A task that failed before has reported to its chord already.
-    async fn prevent(&self, task: &Task, prevent: Prevent) -> Result<(), StepError> {
-        let Prevent { stored, part } = prevent;
-        let failed_before = match (&part, &self.backend) {
-            (Some(part), Some(backend)) => {
-                let stored = backend.fetch(&part.part.task_id).await?;
-                let status = stored.and_then(|stored| document::status(&stored));
-                matches!(status.as_deref(), Some("FAILURE" | "REVOKED"))
-            }
-            _ => false,
-        };
-        if let Some(stored) = stored {
-            self.store(stored).await?;
-        }
-        match part.filter(|_| !failed_before) {
-            Some(part) => self.report(task, part).await,
-            None => Ok(()),
         }
     }
 

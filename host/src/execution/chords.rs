@@ -21,7 +21,7 @@ use super::{Execution, Task};
 use crate::backend::{Arrival, BackendError, Chords, Claim, ResultBackend};
 use crate::canvas::failing::{self, Failing};
 use crate::canvas::join::{self, Lost, Stored, Tree};
-use crate::canvas::{self, ChordPart, Context, Partial, Sender, Signature};
+use crate::canvas::{self, ChordPart, Partial, Sender, Signature};
 use crate::document::{self, error_map};
 use crate::outcome::{Failure, State};
 use crate::settle::{Errback, Prevent};
@@ -323,16 +323,6 @@ impl Execution {
             }
         }
         self.add_children(task, told.sent.children);
-    }
-
-    /// What this task sends, it sends in this context.
-    pub(super) fn within<T>(&self, task: &Task, act: impl FnOnce(&mut Context<'_>) -> T) -> T {
-        act(&mut Context {
-            defaults: &self.canvas,
-            sender: Some(Sender::of(&task.request)),
-            now: Timestamp::now(),
-            new_id: &mut || Uuid::new_v4().to_string(),
-        })
     }
 }
 

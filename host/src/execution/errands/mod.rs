@@ -17,13 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::acked::Acked;
+use super::effects::within;
 use super::steps::{StepError, Steps};
 use super::{Execution, Task};
 use crate::backend::{BackendError, ResultBackend};
-use crate::canvas::{self, CanvasError, Partial, Publication, Sender, Signature, Step};
+use crate::canvas::{self, CanvasError, Partial, Publication, Signature, Step};
 use crate::document;
 use crate::message::{JsonMap, Request, content};
 use crate::outcome::{State, StoredResult};
@@ -192,12 +192,7 @@ impl Desk {
     }
 
     fn within<T>(&self, act: impl FnOnce(&mut canvas::Context<'_>) -> T) -> T {
-        act(&mut canvas::Context {
-            defaults: &self.canvas,
-            sender: Some(Sender::of(&self.request)),
-            now: Timestamp::now(),
-            new_id: &mut || Uuid::new_v4().to_string(),
-        })
+        within(&self.canvas, &self.request, act)
     }
 
     fn send(&self, applied: canvas::Applied) -> Result<Plan, ErrandError> {
