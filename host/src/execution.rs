@@ -268,6 +268,9 @@ impl Execution {
         if request.redelivered && self.twin_is_done(request).await {
             return Err(Stopped::Ended(Outcome::Duplicate));
         }
+        if request.is_sent_again() && self.first_is_done(request).await {
+            return Err(Stopped::Ended(Outcome::Duplicate));
+        }
         task.here.at(Progress::Reserved);
         self.scale(true);
         let slot = self.slots.acquire().await;
@@ -400,7 +403,7 @@ impl Execution {
             ignore_result: task.plan.ignore_result,
             nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request, acked),
-            errands: self.errands(task, component, acked),
+            errands: self.errands(&task.request, &task.ledger, component, acked),
         }
     }
 

@@ -4,7 +4,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::canvas::{self, CanvasError, ChordPart, Context, Step};
+use crate::canvas::{self, CanvasError, ChordPart, Chords, Context, Step};
 use crate::document::{self, Scene, error_map, null, raw, stored};
 use crate::message::request::Identity;
 use crate::message::{Message, Outgoing, Request, Unusable, retry};
@@ -148,6 +148,7 @@ pub fn settle(
         plan,
         acked,
         scene,
+        is_awaited: left.context.defaults.chords == Chords::Unlock && ChordPart::is_of(request),
         effects: Vec::new(),
     };
     settling.ended(outcome, left);
@@ -160,6 +161,8 @@ struct Settling<'a> {
     plan: &'a Plan,
     acked: bool,
     scene: Scene<'a>,
+    /// Whether a chord waits for its stored result: then it has one, even if it is to be ignored (contract section 4.7).
+    is_awaited: bool,
     effects: Vec<Effect>,
 }
 
@@ -287,7 +290,9 @@ impl Settling<'_> {
             Ok(prevented) => {
                 for task in prevented {
                     let meta = document::prevented(&task, &result, traceback, self.scene);
-                    let (stored, part) = (meta.filter(|_| stored), task.part(&result));
+                    let part = task.part(&result);
+                    let is_awaited = left.context.defaults.chords == Chords::Unlock && part.is_some();
+                    let stored = meta.filter(|_| stored || is_awaited);
                     if stored.is_some() || part.is_some() {
                         self.effects
                             .push(Effect::Prevent(Box::new(Prevent { stored, part })));
@@ -320,7 +325,7 @@ impl Settling<'_> {
         traceback: Option<&str>,
         children: &[Value],
     ) {
-        if wanted {
+        if wanted || (self.is_awaited && state.is_ready()) {
             let children = if self.plan.trail { children } else { &[] };
             let stored = stored(self.request, state, result, traceback, children, self.scene);
             self.effects.push(Effect::Store(stored));

@@ -54,10 +54,15 @@ pub fn check(place: &Place, name: &str) {
 /// # Panics
 /// Where the check does not hold; with the client's traceback.
 pub fn check_old(place: &Place, line: &str, version: &str, protocol: u8) {
-    let python = venv_python_of(line);
-    let mut old = with_environment(Command::new(python), &place.broker_url(), &place.backend_url());
-    old.arg("-W").arg("ignore");
-    run(old, "old.py", &[version, &protocol.to_string()]);
+    python_of(line, place, "old.py", &[version, &protocol.to_string()]);
+}
+
+/// Like [`python`], in the environment of an old line of Celery.
+///
+/// # Panics
+/// Where the script fails; with its output.
+pub fn python_of(line: &str, place: &Place, script: &str, arguments: &[&str]) -> Value {
+    run(interpreter_of(line, place), script, arguments)
 }
 
 /// Sends a task `number` times with the same arguments (a JSON list) and returns the ids.
@@ -76,6 +81,17 @@ pub fn send(place: &Place, task: &str, number: usize, args: &Value, options: &Va
 pub fn interpreter(place: &Place) -> Command {
     let mut command = interpreter_for(&place.broker_url(), &place.backend_url());
     command.env("TEST_DATA_DIR", place.data_dir());
+    command
+}
+
+/// The same in the environment of an old line of Celery.
+pub(crate) fn interpreter_of(line: &str, place: &Place) -> Command {
+    let python = Command::new(venv_python_of(line));
+    let mut command = with_environment(python, &place.broker_url(), &place.backend_url());
+    command
+        .arg("-W")
+        .arg("ignore")
+        .env("TEST_DATA_DIR", place.data_dir());
     command
 }
 

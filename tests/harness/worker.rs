@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::broker::Place;
 use crate::place::{celerybox, guests, root, tasks};
 use crate::process::Process;
-use crate::python::interpreter;
+use crate::python::{interpreter, interpreter_of};
 
 /// Set to `1`, the tests start a real Celery worker where they would start ours: so the expectations themselves are
 /// tested against Celery.
@@ -73,7 +73,15 @@ impl Worker {
 
     /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`.
     pub fn python(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
-        let mut command = interpreter(place);
+        Worker::of_celery(interpreter(place), settings, arguments)
+    }
+
+    /// The same of an older line of Celery, `5.2` for example.
+    pub fn python_of(line: &str, place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
+        Worker::of_celery(interpreter_of(line, place), settings, arguments)
+    }
+
+    fn of_celery(mut command: Command, settings: &Value, arguments: &[&str]) -> Worker {
         command
             .env("TEST_SETTINGS", settings.to_string())
             .args(["-m", "celery", "-A", "proj", "worker", "-l", "INFO"])

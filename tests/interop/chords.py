@@ -129,6 +129,22 @@ def counted_once():
     assert (first["retries"], second, third) == (1, 2, 0), (first, second, third)
 
 
+def ignored():
+    """`celery.chord_unlock` waits for stored results: a header task has one, also where results are ignored. (A worker in
+    Python stores none, and the chord waits for ever.)"""
+    first, boom = add.s(1, 1).set(ignore_result=True), fail.si("boom").set(ignore_result=True)
+    nested = chain(add.s(2, 2), group(add.s(3), echo.s())).set(ignore_result=True)
+    assert chord([first, nested])(echo.s()).get(timeout=LIMIT) == [2, [7, 4]]
+    result = chord([add.s(1, 1).set(ignore_result=True), boom])(echo.s())
+    fails(result, result.parent.results[1].id, "ValueError('boom', 7)")
+    before = chain(fail.si("first").set(ignore_result=True), add.si(1, 1).set(ignore_result=True))
+    result = chord([before, add.s(1, 1)])(echo.s())
+    fails(result, result.parent.results[0].id, "ValueError('first', 7)")
+    alone = add.apply_async((1, 1), ignore_result=True, queue=LAST)
+    echo.si(0).apply_async(queue=LAST).get(timeout=LIMIT)
+    assert app.backend.get_task_meta(alone.id)["status"] == "PENDING"
+
+
 def chunks():
     result = add.chunks(zip(range(10), range(10)), 4).apply_async()
     assert result.get(timeout=LIMIT) == [[0, 2, 4, 6], [8, 10, 12, 14], [16, 18]]
@@ -178,11 +194,23 @@ def late_chords():
     ids = []
     for queue in QUEUES:
         result = chord([late.s(0).set(queue=queue)])(echo.s().set(queue="bodies"))
-        ids.append([queue, result.parent.id, result.id])
+        ids.append({"queue": queue, "group": result.parent.id, "body": result.id, "also": []})
+    print(json.dumps(ids))
+
+
+def late_chains():
+    """The same with a header that is a chain of two, the last one with a callback that goes to the queue of the bodies."""
+    ids = []
+    for queue in QUEUES:
+        also = f"{app.oid}-{queue}"
+        header = chain(late.si(0).set(queue=queue), late.si(0).set(queue=queue))
+        header.tasks[1].link(echo.s().set(queue="bodies", task_id=also))
+        result = chord([header])(echo.s().set(queue="bodies"))
+        ids.append({"queue": queue, "group": result.parent.id, "body": result.id, "also": [also]})
     print(json.dumps(ids))
 
 
 if __name__ == "__main__":
     globals()[name]()
-    if name != "late_chords":
+    if name not in ("late_chords", "late_chains"):
         print("true")

@@ -2,8 +2,8 @@
 
 mod chord;
 
-use std::collections::HashSet;
-use std::sync::{LazyLock, OnceLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -75,13 +75,14 @@ impl Options {
         };
         expires.map_or(0, seconds)
     }
+}
 
-    fn prefix(&self) -> String {
-        match self.global_keyprefix.as_str() {
-            "" => String::new(),
-            prefix if prefix.ends_with([':', '_', '-', '.']) => prefix.to_owned(),
-            prefix => format!("{prefix}_"),
-        }
+/// The beginning of a key, with `global_keyprefix` before it.
+fn prefixed(options: &Options, key: &str) -> String {
+    match options.global_keyprefix.as_str() {
+        "" => key.to_owned(),
+        prefix if prefix.ends_with([':', '_', '-', '.']) => format!("{prefix}{key}"),
+        prefix => format!("{prefix}_{key}"),
     }
 }
 
@@ -95,7 +96,7 @@ pub struct RedisBackend {
     url: RedisUrl,
     options: Options,
     key_prefix: String,
-    group_prefix: String,
+    counting: Arc<chord::Counting>,
     documents: Documents,
     jobs: OnceLock<mpsc::Sender<Job>>,
 }
@@ -106,8 +107,8 @@ impl RedisBackend {
         let url = RedisUrl::with(url, options.connecting.clone());
         let url = url.map_err(|error| BackendError::Config(error.to_string()))?;
         Ok(Self {
-            key_prefix: format!("{}celery-task-meta-", options.prefix()),
-            group_prefix: format!("{}celery-taskset-meta-", options.prefix()),
+            key_prefix: prefixed(&options, "celery-task-meta-"),
+            counting: Arc::new(chord::Counting::new(&options)),
             url,
             options,
             documents: Documents::default(),
@@ -125,7 +126,8 @@ impl RedisBackend {
         let jobs = self.jobs.get_or_init(|| {
             let (sender, jobs) = mpsc::channel(1024);
             let link = Link::new(self.url.clone(), RESPONSE_TIMEOUT);
-            tokio::spawn(run(jobs, link, self.documents.clone()));
+            let counting = Arc::clone(&self.counting);
+            tokio::spawn(run(jobs, link, self.documents.clone(), counting));
             sender
         });
         let (answer, answered) = oneshot::channel();
@@ -231,6 +233,7 @@ enum Ask {
     },
     Fetch(String),
     Command(redis::Cmd),
+    Part(chord::Counted),
     Script {
         script: ScriptInvocation<'static>,
         bytes: usize,
@@ -240,11 +243,16 @@ enum Ask {
 type Answer = Result<Value, BackendError>;
 
 /// Does jobs until nobody has any, those of many callers in one round trip.
-async fn run(mut jobs: mpsc::Receiver<Job>, mut link: Link, documents: Documents) {
+async fn run(
+    mut jobs: mpsc::Receiver<Job>,
+    mut link: Link,
+    documents: Documents,
+    counting: Arc<chord::Counting>,
+) {
     let mut batch: Vec<Job> = Vec::with_capacity(BATCH);
     while gather(&mut jobs, &mut batch).await {
         while !batch.is_empty() {
-            match attempt(&mut link, &batch, &documents).await {
+            match attempt(&mut link, &batch, &documents, &counting).await {
                 Ok(answers) => {
                     link.worked();
                     // Whoever stopped waiting does not want the answer.
@@ -294,6 +302,7 @@ impl Job {
     fn bytes(&self) -> usize {
         match &self.ask {
             Ask::Store { document, .. } => document.len(),
+            Ask::Part(part) => part.bytes(),
             Ask::Script { bytes, .. } => *bytes,
             Ask::Command(_) | Ask::Fetch(_) => 0,
         }
@@ -301,17 +310,28 @@ impl Job {
 }
 
 /// One attempt; an answer for each job, in order. Doing a job twice is harmless.
-async fn attempt(link: &mut Link, batch: &[Job], documents: &Documents) -> RedisResult<Vec<Answer>> {
+async fn attempt(
+    link: &mut Link,
+    batch: &[Job],
+    documents: &Documents,
+    counting: &chord::Counting,
+) -> RedisResult<Vec<Answer>> {
     let connection = link.up().await?;
     let done = succeeded(connection, batch, documents).await?;
-    let (stored, fetched, others) = tokio::join!(
+    // A result before the part that it is in a chord.
+    let (stored, counted, fetched, others) = tokio::join!(
+        biased;
         store(connection.clone(), batch, documents, done),
+        chord::count(connection, batch, counting),
         fetch(connection.clone(), batch),
         join_all(batch.iter().map(|job| other(connection.clone(), &job.ask))),
     );
     let (mut stored, mut fetched) = (stored?.into_iter(), fetched?.into_iter());
-    let answers = batch.iter().zip(others).map(|(job, other)| match job.ask {
+    let mut counted: HashMap<usize, Answer> = counted?.into_iter().collect();
+    let answers = batch.iter().zip(others).enumerate();
+    let answers = answers.map(|(place, (job, other))| match job.ask {
         Ask::Store { .. } => Ok(stored.next().unwrap_or(Ok(Value::Nil))),
+        Ask::Part(_) => Ok(counted.remove(&place).unwrap_or(Ok(Value::Nil))),
         Ask::Fetch(_) => Ok(Ok(fetched.next().unwrap_or(Value::Nil))),
         Ask::Command(_) | Ask::Script { .. } => match other {
             // What the server says about this one thing; trying again would not change it.
@@ -386,7 +406,7 @@ async fn other(mut connection: MultiplexedConnection, ask: &Ask) -> RedisResult<
     match ask {
         Ask::Command(command) => command.query_async(&mut connection).await,
         Ask::Script { script, .. } => script.invoke_async(&mut connection).await,
-        Ask::Store { .. } | Ask::Fetch(_) => Ok(Value::Nil),
+        Ask::Store { .. } | Ask::Part(_) | Ask::Fetch(_) => Ok(Value::Nil),
     }
 }
 
@@ -426,16 +446,16 @@ mod tests {
     #[test]
     fn a_prefix_ends_in_a_separator() {
         let prefix = |text: &str| {
-            Options {
+            let options = Options {
                 global_keyprefix: text.into(),
                 ..Options::default()
-            }
-            .prefix()
+            };
+            prefixed(&options, "key")
         };
-        assert_eq!(prefix(""), "");
-        assert_eq!(prefix("app"), "app_");
-        for prefixed in ["app:", "app_", "app-", "app."] {
-            assert_eq!(prefix(prefixed), prefixed);
+        assert_eq!(prefix(""), "key");
+        assert_eq!(prefix("app"), "app_key");
+        for with in ["app:", "app_", "app-", "app."] {
+            assert_eq!(prefix(with), format!("{with}key"));
         }
     }
 

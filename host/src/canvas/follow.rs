@@ -127,6 +127,11 @@ impl PartialEq for ChordPart {
 }
 
 impl ChordPart {
+    /// Whether a task is in the header of a chord.
+    pub fn is_of(request: &Request) -> bool {
+        request.body.chord.is_some() && request.group.as_ref().is_some_and(|group| !group.is_empty())
+    }
+
     /// What a task reports to its chord; `None` when it is in none.
     pub fn of(request: &Request, state: State, result: &RawValue) -> Option<Self> {
         Some(Self {

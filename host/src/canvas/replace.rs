@@ -195,3 +195,173 @@ fn value(raw: Option<&RawValue>) -> Result<Value, CanvasError> {
     let Some(raw) = raw else { return Ok(Value::Null) };
     content::value(raw.get()).ok_or_else(|| CanvasError::Invalid("a signature is nested too deep".into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{body, defaults, headers, lines, sender, within};
+    use super::*;
+    use crate::message::request::fixture::with_embed;
+
+    fn task(name: &str, id: Value) -> Value {
+        json!({"task": name, "args": [], "kwargs": {}, "options": {"task_id": id}, "subtask_type": null, "immutable": false})
+    }
+
+    fn composite(kind: &str, kwargs: Value) -> Value {
+        json!({"task": format!("celery.{kind}"), "args": [], "kwargs": kwargs, "options": {}, "subtask_type": kind, "immutable": false})
+    }
+
+    fn several(kind: &str, tasks: &[&str]) -> Value {
+        let tasks: Vec<Value> = tasks.iter().map(|name| task(name, Value::Null)).collect();
+        composite(kind, json!({"tasks": tasks}))
+    }
+
+    /// The task `i1` of the workflow `r1`, third in the header `g1` of a chord, with everything that may follow a task.
+    fn member() -> Request {
+        with_embed(
+            json!({"root_id": "r1", "group": "g1", "group_index": 2, "replaced_task_nesting": 4}),
+            &json!({
+                "callbacks": [task("cb", json!("c1"))], "errbacks": [task("eb", json!("e1"))],
+                "chain": [task("last", json!("l1")), task("next", json!("x1"))], "chord": task("body", json!("b1")),
+            }),
+        )
+    }
+
+    /// One that nothing follows.
+    fn alone() -> Request {
+        with_embed(json!({"root_id": "r1"}), &json!({}))
+    }
+
+    fn replaced(request: &Request, signature: Value) -> Result<Applied, CanvasError> {
+        let signature = Signature::read(signature)?;
+        within(&defaults(), Some(sender()), |context| {
+            replace(request, signature, context)
+        })
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_task_has_its_id_unless_it_has_one() {
+        let all = [
+            (task("a", Value::Null), vec!["i1 a [] parent=p1 root=r1"]),
+            // As in Celery, an id of its own is kept; then nothing comes of the task's.
+            (task("a", json!("own")), vec!["own a [] parent=p1 root=r1"]),
+            // The last task of a chain has it, and the others are new.
+            (
+                several("chain", &["a", "b", "c"]),
+                vec!["n2 a [] parent=p1 root=r1 chain=[i1 n1]"],
+            ),
+            (several("chain", &["a"]), vec!["i1 a [] parent=p1 root=r1"]),
+        ];
+        for (signature, steps) in all {
+            let applied = replaced(&alone(), signature.clone()).unwrap();
+            assert_eq!(lines(&applied), steps, "{signature}");
+        }
+    }
+
+    #[test]
+    fn a_group_becomes_one_result() {
+        let chain = json!({"tasks": [task("z", Value::Null), several("group", &["a", "b"])]});
+        for signature in [several("group", &["a", "b"]), composite("chain", chain)] {
+            let is_chain = signature["subtask_type"] == "chain";
+            let applied = replaced(&alone(), signature).unwrap();
+            if is_chain {
+                let chord = &body(&applied.steps[0])[2]["chain"][0];
+                let accumulate = &chord["kwargs"]["body"];
+                assert_eq!(chord["subtask_type"], "chord");
+                assert_eq!(accumulate["task"], "celery.accumulate");
+                assert_eq!(accumulate["kwargs"], json!({"index": 0}));
+                assert_eq!(accumulate["options"]["task_id"], "i1");
+                continue;
+            }
+            let messages = applied
+                .steps
+                .iter()
+                .filter(|step| matches!(step, Step::Publish(_)));
+            let messages: Vec<&Step> = messages.collect();
+            assert_eq!(messages.len(), 2);
+            for (index, message) in messages.into_iter().enumerate() {
+                let chord = &body(message)[2]["chord"];
+                assert_eq!(headers(message)["group_index"], index);
+                assert_eq!(
+                    (&chord["task"], &chord["kwargs"]),
+                    (&json!("celery.accumulate"), &json!({"index": 0}))
+                );
+                assert_eq!(chord["options"]["task_id"], "i1");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_the_task_follows_its_replacement() {
+        let applied = replaced(&member(), task("a", Value::Null)).unwrap();
+        assert_eq!(
+            lines(&applied),
+            [
+                "i1 a [] group=g1 index=2 parent=p1 root=r1 callbacks=[c1] errbacks=[e1] chain=[l1 x1] chord=b1"
+            ]
+        );
+        assert_eq!(headers(&applied.steps[0])["replaced_task_nesting"], 5);
+        for element in body(&applied.steps[0])[2]["chain"].as_array().unwrap() {
+            assert_eq!(element["options"]["replaced_task_nesting"], 5, "{element}");
+        }
+    }
+
+    /// The callbacks belong to the end of a chain, errbacks to each of its tasks, the chord to what ends last.
+    #[test]
+    fn what_follows_the_task_follows_the_last_of_a_chain() {
+        let applied = replaced(&member(), several("chain", &["a", "b"])).unwrap();
+        let [publish] = &applied.steps[..] else {
+            panic!("{:?}", lines(&applied))
+        };
+        let embed = &body(publish)[2];
+        assert_eq!(headers(publish)["replaced_task_nesting"], 5);
+        assert_eq!(embed["callbacks"], Value::Null);
+        assert_eq!(embed["errbacks"][0]["options"]["task_id"], "e1");
+        let rest = embed["chain"].as_array().unwrap();
+        let names: Vec<&str> = rest
+            .iter()
+            .map(|element| element["task"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, ["last", "next", "b"]);
+        let own = &rest[2]["options"];
+        assert_eq!(own["task_id"], "i1");
+        assert_eq!(own["link"][0]["options"]["task_id"], "c1");
+        assert_eq!(own["link_error"][0]["options"]["task_id"], "e1");
+        assert_eq!(own["replaced_task_nesting"], 5);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let mut of_chord = task("a", Value::Null);
+        of_chord["options"]["chord"] = task("body", json!("b1"));
+        for (signature, text) in [
+            (of_chord, "must not be part of a chord"),
+            (several("chain", &[]), "empty chain"),
+        ] {
+            let refused = replaced(&alone(), signature).unwrap_err();
+            assert!(
+                matches!(&refused, CanvasError::Invalid(what) if what.contains(text)),
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_chord_is_told_first_of_what_is_added_to_it() {
+        let added = |request: &Request| {
+            let signature = Signature::read(task("a", Value::Null))?;
+            within(&defaults(), Some(sender()), |context| {
+                add_to_chord(request, signature, context)
+            })
+        };
+        let applied = added(&member()).unwrap();
+        assert_eq!(
+            lines(&applied),
+            ["grow g1", "n1 a [] group=g1 index=2 parent=p1 root=r1 chord=b1"]
+        );
+        let refused = added(&alone()).unwrap_err();
+        assert!(
+            matches!(&refused, CanvasError::Invalid(what) if what.contains("not a member of any chord")),
+            "{refused:?}"
+        );
+    }
+}

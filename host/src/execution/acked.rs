@@ -32,6 +32,11 @@ impl Acked {
         }))
     }
 
+    /// Nothing that anybody would wait for.
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
     /// Whether the task is acknowledged early.
     pub(super) fn is_early(&self) -> bool {
         self.0.is_some()

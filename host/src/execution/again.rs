@@ -1,10 +1,17 @@
 //! Messages that come again although their task runs, or ran, here (contract sections 3.9 and 3.13).
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use super::prefetch::Counted;
 use super::{Execution, Task, report};
 use crate::document;
 use crate::message::Request;
 use crate::outcome::Outcome;
+
+/// For how long a message that was sent again looks for the end of the first one.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Execution {
     /// Waits while the same run is still going on here, its message delivered once more after its connection was lost;
@@ -16,6 +23,30 @@ impl Execution {
             report::done_before(request, "it ran here when its message was delivered before");
         }
         done
+    }
+
+    /// Whether the first message of a task that was perhaps sent twice came to an end (contract section 4.6). Both may have
+    /// come at the same moment, here or to two workers: this one is patient.
+    pub(super) async fn first_is_done(&self, request: &Request) -> bool {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            if self.twin_is_done(request).await {
+                return true;
+            }
+            let stored = match &self.backend {
+                Some(backend) => backend.fetch(&request.id).await.ok().flatten(),
+                None => None,
+            };
+            let status = stored.and_then(|stored| document::status(&stored));
+            if matches!(status.as_deref(), Some("SUCCESS" | "FAILURE" | "REVOKED")) {
+                report::done_before(request, "its first message came to an end");
+                return true;
+            }
+            if Instant::now() >= patience {
+                return false;
+            }
+            sleep(PATIENCE / 10).await;
+        }
     }
 
     /// What becomes of a task that was done before: it only needs its acknowledgement, and perhaps what follows it

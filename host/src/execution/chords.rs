@@ -3,7 +3,7 @@
 //! Whoever brings the last part claims the chord for a few seconds, which are made longer while it works, sends the body,
 //! and then says that it did. When it dies in between, the claim runs out. A late-acked task comes again, finds its part
 //! counted and the chord complete, waits for the claim and takes it; it sends the body unless there is already something
-//! stored of it.
+//! stored of it, marked as one that may have been sent before.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,8 +21,9 @@ use super::{Execution, Task};
 use crate::backend::{Arrival, BackendError, Chords, Claim, ResultBackend};
 use crate::canvas::failing::{self, Failing};
 use crate::canvas::join::{self, Lost, Stored, Tree};
-use crate::canvas::{self, ChordPart, Partial, Sender, Signature};
+use crate::canvas::{self, ChordPart, Partial, Sender, Signature, Step};
 use crate::document::{self, error_map};
+use crate::message::request::SENT_AGAIN;
 use crate::outcome::{Failure, State};
 use crate::settle::{Errback, Prevent};
 
@@ -127,7 +128,7 @@ impl Execution {
                         );
                         return Ok(());
                     }
-                    self.send_body(task, &body, results).await.err()
+                    self.send_body(task, &body, results, again).await.err()
                 }
             }
         };
@@ -206,12 +207,14 @@ impl Execution {
         }
     }
 
-    /// Applies the body with the list of results. An error: why it cannot be sent.
+    /// Applies the body with the list of results. An error: why it cannot be sent. `again`: perhaps somebody sent it before
+    /// and died; then whoever runs it looks first whether it ran (contract section 4.6).
     pub(super) async fn send_body(
         &self,
         task: &Task,
         body: &Signature,
         results: Vec<Value>,
+        again: bool,
     ) -> Result<(), Lost> {
         let partial = Partial {
             args: vec![Value::Array(results)],
@@ -221,7 +224,11 @@ impl Execution {
             |class: (&str, &str), text: String| Lost::callback(&Failure::new(class.0, class.1, text));
         let applied = self.within(task, |context| canvas::apply(body, partial, context));
         let applied = applied.map_err(|error| failed(("builtins", "ValueError"), error.to_string()))?;
-        for step in applied.steps {
+        for mut step in applied.steps {
+            if let (true, Step::Publish(publication)) = (again, &mut step) {
+                let headers = publication.outgoing.message.headers.get_or_insert_default();
+                headers.insert(SENT_AGAIN.into(), true.into());
+            }
             let sent = self.steps.carry_out(step).await;
             sent.map_err(|error| failed(("kombu.exceptions", "OperationalError"), error.to_string()))?;
         }

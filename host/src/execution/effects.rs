@@ -59,7 +59,8 @@ impl Execution {
         receipt: &mut Option<Receipt>,
         task: Option<&Task>,
     ) -> Result<(), StepError> {
-        for effect in effects {
+        let mut effects = effects.into_iter().peekable();
+        while let Some(effect) = effects.next() {
             let done = match effect {
                 Effect::Publish(outgoing) => {
                     send(&*self.broker, outgoing, &self.options.publish_retry).await?;
@@ -69,7 +70,18 @@ impl Execution {
                     self.steps.carry_out(step).await?;
                     Ok(())
                 }
-                Effect::Store(result) => self.store(result).await,
+                Effect::Store(result) => {
+                    let part = effects.next_if(|next| matches!(next, Effect::ChordPart(_)));
+                    match (task, part) {
+                        // Both travel together, the result in front.
+                        (Some(task), Some(Effect::ChordPart(part))) => {
+                            let report = self.report(task, *part);
+                            let (stored, reported) = tokio::join!(biased; self.store(result), report);
+                            stored.and(reported)
+                        }
+                        _ => self.store(result).await,
+                    }
+                }
                 Effect::ChordPart(part) => match task {
                     Some(task) => self.report(task, *part).await,
                     None => Ok(()),

@@ -6,14 +6,16 @@ use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use tracing::error;
 
+use super::acked::Acked;
 use super::{Execution, Task, report};
 use crate::outcome::Outcome;
 use crate::policy::admit;
-use crate::sandbox::{Call, ErrandError};
+use crate::sandbox::{Call, Errand, ErrandError, Errands};
 use crate::settle::Errback;
 
 impl Execution {
-    /// Runs an errback in a slot and a sandbox of its own. It has no message: what it would store or retry is refused.
+    /// Runs an errback in a slot and a sandbox of its own. It has no message: what it would store or retry is refused. What
+    /// it sends is sent in the name of the task that failed, as in Celery.
     pub(super) async fn errback(&self, task: &Task, errback: Errback) {
         let Errback {
             task: name,
@@ -38,10 +40,12 @@ impl Execution {
             ignore_result: true,
             nameable: Arc::clone(&self.options.nameable),
             updates: Arc::new(|_, _| async { Err("an errback has no state of its own".to_owned()) }.boxed()),
-            errands: Arc::new(|_| {
-                let refused = ErrandError::NotSupported("an errback that is called sends nothing".into());
-                async { Err(refused) }.boxed()
-            }),
+            errands: without_a_place(self.errands(
+                &task.request,
+                &Arc::default(),
+                &component,
+                &Acked::none(),
+            )),
         };
         let _slot = self.slots.acquire().await;
         let run = component.run(call).await;
@@ -58,4 +62,16 @@ impl Execution {
             _ => error!("Errback {name} of task {} ended without a value", request.id),
         }
     }
+}
+
+/// All but what needs a task of one's own.
+fn without_a_place(errands: Errands) -> Errands {
+    Arc::new(move |errand| match errand {
+        Errand::Replace { .. } | Errand::AddToChord { .. } => {
+            let text = "an errback that the worker calls is no task of its own, which another one could replace, and its \
+                        chord has heard of the task that failed; `apply` the signature instead";
+            async { Err(ErrandError::NotSupported(text.into())) }.boxed()
+        }
+        errand => errands(errand),
+    })
 }

@@ -37,6 +37,9 @@ pub const PROTOCOL_HEADERS: [&str; 23] = [
     "taskset",
 ];
 
+/// A header of ours: the sender does not know whether it had sent the message before, with the same task id.
+pub const SENT_AGAIN: &str = "x-celerybox-sent-again";
+
 /// The most of a body that cannot be decoded that an error shows, bytes.
 const SHOWN_BODY: usize = 1024;
 
@@ -245,7 +248,7 @@ impl Recognized {
             ignore_result: headers.get("ignore_result").and_then(Value::as_bool),
             replaced_task_nesting: count(headers, "replaced_task_nesting"),
             stamped_headers: names(headers, "stamped_headers"),
-            redelivered: redelivered || headers.get("redelivered").and_then(Value::as_bool) == Some(true),
+            redelivered: redelivered || is_true(headers, "redelivered") || is_true(headers, SENT_AGAIN),
             message,
             route,
             body,
@@ -253,7 +256,17 @@ impl Recognized {
     }
 }
 
+fn is_true(headers: &JsonMap, name: &str) -> bool {
+    headers.get(name).and_then(Value::as_bool) == Some(true)
+}
+
 impl Request {
+    /// Whether there may be another message of this task, sent before this one.
+    pub fn is_sent_again(&self) -> bool {
+        let headers = self.message.headers.as_ref();
+        headers.is_some_and(|headers| is_true(headers, SENT_AGAIN))
+    }
+
     /// The name to show.
     pub fn shown_name(&self) -> &str {
         self.shadow.as_deref().unwrap_or(&self.task)

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::content::compression::Compression;
 use super::content::{Serializer, Writer};
-use super::request::{PROTOCOL_HEADERS, format_time};
+use super::request::{PROTOCOL_HEADERS, SENT_AGAIN, format_time};
 use super::{JsonMap, Message, Outgoing, Request, repr};
 use crate::outcome::{Retry, RetryWhen};
 use crate::policy::admit::Plan;
@@ -129,10 +129,12 @@ fn parsed<T: serde::de::DeserializeOwned>(text: &Option<Box<str>>) -> Option<T> 
     serde_json::from_str(text.as_deref()?).ok()
 }
 
-/// RabbitMQ adds these when it dead-letters a message; they are not the sender's (contract section 3.6).
+/// RabbitMQ adds these when it dead-letters a message, and others tell how a message came; they are not the sender's
+/// (contract section 3.6).
 fn is_broker_header(name: &str) -> bool {
     name == "x-death"
         || name == "redelivered"
+        || name == SENT_AGAIN
         || name.starts_with("x-first-death-")
         || name.starts_with("x-last-death-")
 }

@@ -1,6 +1,8 @@
 //! Workflows whose tasks our worker and a real Celery worker take as they come.
 
-use celerybox_tests::{Place, Worker, check, python};
+use std::panic::AssertUnwindSafe;
+
+use celerybox_tests::{Place, Worker, check, python, python_of};
 use serde_json::json;
 
 /// Each check of these, until both workers had enough of it.
@@ -35,6 +37,40 @@ fn both_take_part_on_redis() {
 #[test]
 fn both_take_part_on_rabbitmq() {
     both_take_part(&Place::amqp());
+}
+
+/// Workflows that go back and forth between our worker and one of an old line of Celery, from clients old and new.
+fn with_a_worker_of(line: &str, place: &Place) {
+    let ours = Worker::start(place, &json!({}), &["-c", "8", "-Q", "ours", "-n", "ours@test"]);
+    let arguments = ["-c", "4", "-Q", "theirs", "-n", "theirs@test"];
+    let theirs = Worker::python_of(line, place, &json!({}), &arguments);
+    let held = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        python(place, "mixed.py", &["ours", "theirs"]);
+        python_of(line, place, "mixed.py", &["ours", "theirs"]);
+    }));
+    if let Err(panic) = held {
+        ours.print_log();
+        theirs.print_log();
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn workers_of_celery_5_2_take_part_on_redis() {
+    with_a_worker_of("5.2", &Place::redis());
+}
+
+#[test]
+fn workers_of_celery_5_2_take_part_on_rabbitmq() {
+    with_a_worker_of("5.2", &Place::amqp());
+}
+
+#[test]
+#[ignore]
+fn by_hand() {
+    let line = std::env::var("LINE").unwrap();
+    with_a_worker_of(&line, &Place::redis());
+    with_a_worker_of(&line, &Place::amqp());
 }
 
 /// Contract section 4.5: an errback that a component of this worker declares is called here, without a message.

@@ -1,27 +1,54 @@
-//! A worker that is killed between any two of the things that end a chord.
+//! A worker that is killed between any two of the things that end a chord, or that follow a task.
 
 use std::process::Command;
 use std::time::Duration;
 
-use celerybox_tests::{Place, Reply, Worker, eventually, python};
+use celerybox_tests::{Place, Reply, Worker, eventually, python, within};
 use serde_json::{Value, json};
 
-use super::proxy::{Last, Proxy};
+use super::proxy::{Counts, Last, Proxy};
 
-/// Requests of a worker to its result backend, from the first one to the end of a chord of one task.
-const REQUESTS: u32 = 8;
+/// What a worker says to one of its servers from the start to the end of a chord.
+struct Way {
+    /// Of Place.
+    server: fn(&Place) -> String,
+    counts: Counts,
+    /// How many of these requests a worker makes at most.
+    requests: u32,
+    /// Of `chords.py`.
+    sends: &'static str,
+}
+
+/// Everything that the result backend hears.
+const BACKEND: Way = Way {
+    server: Place::backend_url,
+    counts: |_| true,
+    requests: 8,
+    sends: "late_chords",
+};
+
+/// Messages of tasks, and acknowledgements.
+const BROKER: Way = Way {
+    server: Place::broker_url,
+    counts: |said| {
+        const BASIC_ACK: &[u8] = &[0, 60, 0, 80];
+        let has = |bytes: &[u8]| said.windows(bytes.len()).any(|window| window == bytes);
+        has(BASIC_ACK) || has(b"argsrepr")
+    },
+    requests: 6,
+    sends: "late_chains",
+};
 
 /// How many workers are there at a time.
 const AT_ONCE: usize = 4;
 
-/// The command that starts a worker, with another result backend.
-fn through(place: &Place, proxy: &Proxy) -> Command {
+/// The command that starts a worker, with this server behind the proxy.
+fn through(place: &Place, server: &str, proxy: &Proxy) -> Command {
     let original = Worker::command(place, &json!({}));
     let mut command = Command::new(original.get_program());
-    let backend = place.backend_url();
-    let proxied = format!("redis://127.0.0.1:{}/0", proxy.port());
+    let proxied = server.replace(&address(server), &format!("127.0.0.1:{}", proxy.port()));
     for argument in original.get_args() {
-        if argument == backend.as_str() {
+        if argument == server {
             command.arg(&proxied);
         } else {
             command.arg(argument);
@@ -37,91 +64,143 @@ fn through(place: &Place, proxy: &Proxy) -> Command {
     command
 }
 
-/// Contract section 4.6: whatever the last thing is that the result backend hears of the worker, and whether the worker
-/// learns what came of it, the chord's body runs, and runs once.
-#[test]
-fn a_chord_survives_a_worker_that_is_killed_at_any_step() {
+/// Host and port of a URL.
+fn address(url: &str) -> String {
+    let authority = url.split('/').nth(2).unwrap();
+    authority.rsplit('@').next().unwrap().to_owned()
+}
+
+/// A chord, by the queue that its header goes to.
+#[derive(Debug, serde::Deserialize)]
+struct Chord {
+    queue: String,
+    group: String,
+    body: String,
+    /// What else has to come of it.
+    also: Vec<String>,
+}
+
+/// One chord for each place where a worker can be cut off on its way, each left by a worker that was cut off there and
+/// killed. The servers, the chords, and their queues.
+fn killed_on(way: &Way) -> (Place, Vec<Chord>) {
     let place = Place::amqp();
-    let results = place.results();
-    let server = place.backend_url();
-    let server = server
-        .trim_start_matches("redis://")
-        .split('/')
-        .next()
-        .unwrap()
-        .to_owned();
-    let steps = (1..=REQUESTS).flat_map(|at| [(at, Last::Answered), (at, Last::Dropped)]);
+    let server = (way.server)(&place);
+    let steps = (1..=way.requests).flat_map(|at| [(at, Last::Answered), (at, Last::Dropped)]);
     let steps: Vec<(String, u32, Last)> = steps
         .map(|(at, last)| (format!("at-{at}-{last:?}"), at, last))
         .collect();
     let queues: Vec<&str> = steps.iter().map(|(queue, ..)| queue.as_str()).collect();
-    let sent = python(
-        &place,
-        "chords.py",
-        &[&["late_chords"], queues.as_slice()].concat(),
-    );
-    let sent: Vec<[String; 3]> = serde_json::from_value(sent).unwrap();
-    let is_done = |group: &str| {
-        let key = format!("celery-taskset-meta-{group}.c");
-        results.command(&["GET", &key]) == Reply::Text("done".into())
-    };
+    let sent = python(&place, "chords.py", &[&[way.sends], queues.as_slice()].concat());
+    let sent: Vec<Chord> = serde_json::from_value(sent).unwrap();
 
     let mut finished = 0;
     for some in steps.chunks(AT_ONCE) {
         let workers = some.iter().map(|(queue, at, last)| {
-            let proxy = Proxy::start(&server, *at, *last);
-            let mut command = through(&place, &proxy);
+            let proxy = Proxy::start(&address(&server), way.counts, *at, *last);
+            let mut command = through(&place, &server, &proxy);
             command.args(["-c", "1", "-Q", queue, "-n", &format!("{queue}@h")]);
             (queue, proxy, Worker::run("celerybox worker", &mut command))
         });
         let workers: Vec<_> = workers.collect();
         for (queue, proxy, mut worker) in workers {
-            let group = &sent.iter().find(|[name, ..]| name == queue).unwrap()[1];
+            let chord = sent.iter().find(|chord| chord.queue == *queue).unwrap();
             eventually("the worker came to its last request, or to the end", || {
-                proxy.reached(Duration::from_millis(20)) || is_done(group)
+                proxy.reached(Duration::from_millis(20)) || is_done(&place, chord)
             });
-            finished += u32::from(!proxy.reached(Duration::ZERO));
+            // The acknowledgement comes after the end.
+            finished += u32::from(!proxy.reached(Duration::from_millis(500)));
             worker.kill();
         }
     }
     assert!(
         finished > 0,
-        "a worker makes more than {REQUESTS} requests: the last ones are not tested"
+        "a worker makes more than {} requests: the last ones are not tested",
+        way.requests
     );
+    (place, sent)
+}
 
-    let all = [queues.as_slice(), &["bodies"]].concat().join(",");
-    let worker = Worker::start(&place, &json!({}), &["-c", "8", "-Q", &all, "-n", "heir@h"]);
-    let bodies: Vec<String> = sent.iter().map(|[_, _, body]| body.clone()).collect();
+fn is_done(place: &Place, chord: &Chord) -> bool {
+    let key = format!("celery-taskset-meta-{}.c", chord.group);
+    place.results().command(&["GET", &key]) == Reply::Text("done".into())
+}
+
+/// Waits until all these tasks have a SUCCESS.
+fn succeed(place: &Place, worker: &Worker, ids: &[String]) {
     let missing = || {
-        let stored = results.stored(&bodies);
-        let state = |id: &String| {
-            stored
-                .iter()
-                .any(|meta| meta["task_id"] == **id && meta["status"] == "SUCCESS")
+        let stored = place.results().stored(ids);
+        let is_there = |id: &String| {
+            let mut stored = stored.iter();
+            stored.any(|meta| meta["task_id"] == **id && meta["status"] == "SUCCESS")
         };
-        let missing = sent.iter().filter(|[_, _, body]| !state(body));
-        missing.map(|[queue, ..]| queue.clone()).collect::<Vec<_>>()
+        ids.iter().filter(|id| !is_there(id)).cloned().collect::<Vec<_>>()
     };
     let deadline = std::time::Instant::now() + Duration::from_secs(90);
     while !missing().is_empty() {
         if std::time::Instant::now() > deadline {
             worker.print_log();
-            panic!("chords were lost: {:?}", missing());
+            panic!("of these tasks nothing came: {:?}", missing());
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    // What still waits for a claim has to end before anything is counted.
-    eventually("every chord is over", || {
-        sent.iter().all(|[_, group, _]| is_done(group))
-    });
+}
+
+/// Each body ran once.
+fn ran_once(place: &Place, worker: &Worker, chords: &[Chord]) {
     let lines = worker.lines();
-    for [queue, _, body] in &sent {
-        let runs = lines
-            .iter()
-            .filter(|line| line.contains(&format!("[{body}] succeeded")))
-            .count();
+    for Chord { queue, body, .. } in chords {
+        let succeeded = format!("[{body}] succeeded");
+        let runs = lines.iter().filter(|line| line.contains(&succeeded)).count();
         assert_eq!(runs, 1, "the body of {queue} ran {runs} times");
-        let meta: Value = results.stored(std::slice::from_ref(body)).pop().unwrap();
+        let meta: Value = place.results().stored(std::slice::from_ref(body)).pop().unwrap();
         assert_eq!(meta["result"], json!([0.0]), "{queue}");
     }
+}
+
+fn bodies(chords: &[Chord]) -> Vec<String> {
+    chords.iter().map(|chord| chord.body.clone()).collect()
+}
+
+fn queues(chords: &[Chord]) -> String {
+    let queues: Vec<&str> = chords.iter().map(|chord| chord.queue.as_str()).collect();
+    queues.join(",")
+}
+
+/// Contract section 4.6: whatever the last thing is that the result backend hears of the worker, and whether the worker
+/// learns what came of it, the chord's body runs, and runs once.
+#[test]
+fn a_chord_survives_a_worker_that_is_killed_at_any_step() {
+    let (place, sent) = killed_on(&BACKEND);
+    let all = format!("{},bodies", queues(&sent));
+    let worker = Worker::start(&place, &json!({}), &["-c", "8", "-Q", &all, "-n", "heir@h"]);
+    succeed(&place, &worker, &bodies(&sent));
+    // What still waits for a claim has to end before anything is counted.
+    eventually("every chord is over", || {
+        sent.iter().all(|chord| is_done(&place, chord))
+    });
+    ran_once(&place, &worker, &sent);
+}
+
+/// The same of what the broker hears: callbacks, the next task of a chain, bodies, acknowledgements. The bodies wait until
+/// their chords are done, so nothing is stored of one that was sent just before its sender died. It is sent again then,
+/// and still runs once.
+#[test]
+fn what_follows_survives_a_worker_that_is_killed_around_a_message() {
+    let (place, sent) = killed_on(&BROKER);
+    let arguments = ["-c", "8", "-Q", &queues(&sent), "-n", "heir@h"];
+    let heir = Worker::start(&place, &json!({}), &arguments);
+    within(Duration::from_secs(90), "every chord is over", || {
+        sent.iter().all(|chord| is_done(&place, chord)).then_some(())
+    });
+    drop(heir);
+    let worker = Worker::start(&place, &json!({}), &["-c", "8", "-Q", "bodies", "-n", "bodies@h"]);
+    let also: Vec<String> = sent.iter().flat_map(|chord| chord.also.clone()).collect();
+    succeed(&place, &worker, &[bodies(&sent), also].concat());
+    ran_once(&place, &worker, &sent);
+    let came = |body: &String| worker.count_lines(&format!("[{body}] received"));
+    let twice = bodies(&sent).iter().filter(|body| came(body) > 1).count();
+    assert!(
+        twice > 0,
+        "no body was sent twice: the test does not show what it should"
+    );
 }

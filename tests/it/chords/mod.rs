@@ -80,7 +80,7 @@ chords! {
     amqp: Place::amqp(), true, &[OURS] => [simple, failing, nested, chains];
     amqp_mixed: Place::amqp(), true, &[THEIRS, OURS] => [crossing];
     files: Place::files(), true, &[OURS] => [
-        simple, failing, group_body, nested, chains, chunks, unlock_gives_up,
+        simple, failing, group_body, nested, chains, chunks, ignored, unlock_gives_up,
     ];
     files_mixed: Place::files(), true, &[THEIRS, OURS] => [crossing];
     rpc: Place::amqp_rpc(), false, &[OURS] => [refused];

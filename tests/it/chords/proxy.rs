@@ -16,6 +16,9 @@ pub(super) enum Last {
     Dropped,
 }
 
+/// What counts as a request.
+pub(super) type Counts = fn(&[u8]) -> bool;
+
 /// Passes on what a client says until its `at`th request.
 pub(super) struct Proxy {
     port: u16,
@@ -24,7 +27,7 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Between whoever connects and the server at this address.
-    pub(super) fn start(server: &str, at: u32, last: Last) -> Proxy {
+    pub(super) fn start(server: &str, counts: Counts, at: u32, last: Last) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let reached = Arc::<(Mutex<bool>, Condvar)>::default();
@@ -51,7 +54,19 @@ impl Proxy {
                     }
                     let _ = back.shutdown(Shutdown::Both);
                 });
-                thread::spawn(move || forward(client, server, &requests, at, last, &told));
+                thread::spawn(move || {
+                    let cut = Cut {
+                        counts,
+                        at,
+                        last,
+                        requests: &requests,
+                        told: &told,
+                    };
+                    cut.forward(&client, &server);
+                    // The server learns of the client's end only then: until it is killed nothing goes either way.
+                    let _ = std::io::copy(&mut &client, &mut std::io::sink());
+                    let _ = server.shutdown(Shutdown::Both);
+                });
             }
         });
         Proxy { port, reached }
@@ -72,28 +87,40 @@ impl Proxy {
     }
 }
 
-fn forward(
-    mut client: TcpStream,
-    mut server: TcpStream,
-    requests: &AtomicU32,
+/// When it is over.
+struct Cut<'a> {
+    counts: Counts,
     at: u32,
     last: Last,
-    (reached, told): &(Mutex<bool>, Condvar),
-) {
-    let mut buffer = [0; 65536];
-    while let Ok(size @ 1..) = client.read(&mut buffer) {
-        let number = requests.fetch_add(1, Ordering::SeqCst) + 1;
-        if number > at {
-            return;
-        }
-        if number == at {
-            *reached.lock().unwrap() = true;
-        }
-        if number < at || last == Last::Answered {
-            let _ = server.write_all(&buffer[..size]);
-        }
-        if number == at {
-            return told.notify_all();
+    requests: &'a AtomicU32,
+    told: &'a (Mutex<bool>, Condvar),
+}
+
+impl Cut<'_> {
+    /// Until the last request, on whatever connection it comes, or the end of the client.
+    fn forward(&self, mut client: &TcpStream, mut server: &TcpStream) {
+        let (reached, told) = self.told;
+        let mut buffer = [0; 65536];
+        while let Ok(size @ 1..) = client.read(&mut buffer) {
+            let said = &buffer[..size];
+            let is_request = (self.counts)(said);
+            let number = match is_request {
+                true => self.requests.fetch_add(1, Ordering::SeqCst) + 1,
+                false => self.requests.load(Ordering::SeqCst),
+            };
+            let is_last = is_request && number == self.at;
+            if number > self.at || (number == self.at && !is_last) {
+                return;
+            }
+            if is_last {
+                *reached.lock().unwrap() = true;
+            }
+            if !is_last || self.last == Last::Answered {
+                let _ = server.write_all(said);
+            }
+            if is_last {
+                return told.notify_all();
+            }
         }
     }
 }

@@ -76,6 +76,23 @@ fn a_group_of_tasks_and_what_becomes_of_it() {
     );
 }
 
+/// Contract section 4.5: an errback that the worker calls sends in the name of the task that failed.
+#[test]
+fn an_errback_of_three_arguments_sends() {
+    let place = Place::redis();
+    let mut worker = worker(&place, json!({}));
+    let told = with(task("probe.echo", json!([])), json!({"task_id": "told"}));
+    let mut errback = task("sender.pass_on", json!([]));
+    errback["kwargs"] = json!({"signature": told.to_string()});
+    let options = json!({"task_id": "failing", "link_error": [errback]});
+    apply(&place, &with(task("probe.fail", json!(["no"])), options)).unwrap();
+    worker.wait_for_line("passed on: \"ok\"; replaced: \"not-supported\"");
+    worker.wait_for_line("[told] succeeded");
+    let stored = place.results().stored(&["told".into()]);
+    assert_eq!(stored[0]["result"], json!(["failing", "ValueError"]));
+    assert_eq!(stored[0]["parent_id"], "failing", "{stored:?}");
+}
+
 /// The caller waits for the id it got; each task takes over the identity of the one before.
 #[test]
 fn a_task_is_replaced_again_and_again() {

@@ -3,42 +3,111 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::{FromRedisValue, Script, Value};
+use futures_util::future::join_all;
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, RedisResult, Script, Value};
 
-use super::{Ask, LARGEST, RedisBackend, seconds};
+use super::{Answer, Ask, Job, LARGEST, Options, RedisBackend, is_lasting, prefixed, seconds};
 use crate::backend::BackendError;
 use crate::backend::chord::{Arrival, Claim, Part};
 
-static PART: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("part.lua")));
+static PARTS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("parts.lua")));
 static EXTEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("extend.lua")));
 static FINISH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("finish.lua")));
 static GROW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("grow.lua")));
 
 /// How many parts are read in one round trip.
-const PARTS: isize = 1000;
+const READ: isize = 1000;
+
+/// How the parts of chords are counted.
+pub(super) struct Counting {
+    prefix: String,
+    ordered: bool,
+    /// Seconds that a chord is kept; 0: for ever.
+    expires: u64,
+    /// Seconds that a saved group is kept: results are read by people, too, and stay at least as long as they.
+    group_expires: u64,
+}
+
+impl Counting {
+    pub(super) fn new(options: &Options) -> Self {
+        let expires = options.result_chord_expires.or(options.result_expires);
+        let expires = expires.map_or(0, seconds);
+        Self {
+            prefix: prefixed(options, "celery-taskset-meta-"),
+            ordered: options.result_chord_ordered,
+            expires,
+            group_expires: match (expires, options.result_expires.map_or(0, seconds)) {
+                (0, _) | (_, 0) => 0,
+                (chord, result) => chord.max(result),
+            },
+        }
+    }
+
+    fn key(&self, group: &str, suffix: &str) -> String {
+        format!("{}{group}{suffix}", self.prefix)
+    }
+}
+
+/// A part on its way.
+pub(super) struct Counted {
+    group: String,
+    /// Seconds of a claim.
+    claimed_for: u64,
+    /// Task id, the part, its position, the token of a claim.
+    arguments: [Vec<u8>; 4],
+}
+
+impl Counted {
+    pub(super) fn bytes(&self) -> usize {
+        self.arguments.iter().map(Vec::len).sum()
+    }
+}
+
+/// Counts the parts of a batch, those of one chord in one step; an answer for each, with its place in the batch.
+pub(super) async fn count(
+    connection: &MultiplexedConnection,
+    batch: &[Job],
+    counting: &Counting,
+) -> RedisResult<Vec<(usize, Answer)>> {
+    let mut chords: Vec<(&str, u64, Vec<(usize, &Counted)>)> = Vec::new();
+    for (place, job) in batch.iter().enumerate() {
+        let Ask::Part(part) = &job.ask else { continue };
+        let same = |chord: &&mut (&str, u64, Vec<_>)| (chord.0, chord.1) == (&part.group, part.claimed_for);
+        match chords.iter_mut().find(same) {
+            Some((_, _, parts)) => parts.push((place, part)),
+            None => chords.push((&part.group, part.claimed_for, vec![(place, part)])),
+        }
+    }
+    let counted = chords.into_iter().map(|(group, claimed_for, parts)| async move {
+        let mut script = PARTS.prepare_invoke();
+        for suffix in [".j", ".t", ".s", ".d", "", ".c"] {
+            script.key(counting.key(group, suffix));
+        }
+        script.arg(u8::from(counting.ordered)).arg(counting.expires);
+        script.arg(counting.group_expires).arg(claimed_for);
+        for argument in parts.iter().flat_map(|(_, part)| &part.arguments) {
+            script.arg(argument.as_slice());
+        }
+        let answers: Result<Vec<Value>, _> = script.invoke_async(&mut connection.clone()).await;
+        let places = parts.into_iter().map(|(place, _)| place);
+        match answers {
+            Ok(answers) => Ok(places.zip(answers.into_iter().map(Ok)).collect()),
+            Err(error) if is_lasting(&error) => {
+                let refused = || Err(BackendError::Unsupported(error.to_string()));
+                Ok(places.map(|place| (place, refused())).collect::<Vec<_>>())
+            }
+            Err(error) => Err(error),
+        }
+    });
+    let counted: RedisResult<Vec<_>> = join_all(counted).await.into_iter().collect();
+    Ok(counted?.into_iter().flatten().collect())
+}
 
 impl RedisBackend {
     /// The key of a group; with a suffix one of those of its chord.
     pub(super) fn group_key(&self, group: &str, suffix: &str) -> String {
-        format!("{}{group}{suffix}", self.group_prefix)
-    }
-
-    /// Seconds that a chord is kept; 0: for ever.
-    fn chord_expiry(&self) -> u64 {
-        let options = &self.options;
-        let expires = options.result_chord_expires.or(options.result_expires);
-        expires.map_or(0, seconds)
-    }
-
-    /// Seconds that a saved group is kept: results are read by people, too, and stay at least as long as they.
-    fn group_expiry(&self) -> u64 {
-        match (
-            self.chord_expiry(),
-            self.options.result_expires.map_or(0, seconds),
-        ) {
-            (0, _) | (_, 0) => 0,
-            (chord, result) => chord.max(result),
-        }
+        self.counting.key(group, suffix)
     }
 
     /// One command on one key.
@@ -90,7 +159,7 @@ impl RedisBackend {
 
     pub(super) async fn keep_group(&self, group: &str, tuple: &str) -> Result<(), BackendError> {
         let document = self.documents.write(&format!(r#"{{"result": {tuple}}}"#))?;
-        self.set(self.group_key(group, ""), document, self.group_expiry())
+        self.set(self.group_key(group, ""), document, self.counting.group_expires)
             .await
     }
 
@@ -98,14 +167,14 @@ impl RedisBackend {
         // A chord that is applied once more has the id of the first time.
         self.run("DEL", [self.group_key(group, ".c")]).await?;
         let size = size.to_string().into_bytes();
-        self.set(self.group_key(group, ".s"), size, self.chord_expiry())
+        self.set(self.group_key(group, ".s"), size, self.counting.expires)
             .await
     }
 
     pub(super) async fn grow(&self, group: &str) -> Result<(), BackendError> {
         let once = format!(".t:{}", uuid::Uuid::new_v4().simple());
         let keys = [self.group_key(group, ".t"), self.group_key(group, &once)];
-        let expires = self.chord_expiry().to_string();
+        let expires = self.counting.expires.to_string();
         self.script(&GROW, keys, [expires.as_bytes()]).await.map(|_| ())
     }
 
@@ -120,28 +189,18 @@ impl RedisBackend {
             let reason = format!("the result of task {} is too large for a chord", part.task_id);
             return Err(BackendError::Unsupported(reason));
         }
-        let key = |suffix| self.group_key(&part.group, suffix);
         let position = part.index.map_or("+inf".to_owned(), |index| index.to_string());
-        let arrived = self
-            .script(
-                &PART,
-                [key(".j"), key(".t"), key(".s"), key(".d"), key(""), key(".c")],
-                [
-                    part.task_id.as_bytes(),
-                    &document,
-                    if self.options.result_chord_ordered {
-                        b"1"
-                    } else {
-                        b"0"
-                    },
-                    position.as_bytes(),
-                    self.chord_expiry().to_string().as_bytes(),
-                    self.group_expiry().to_string().as_bytes(),
-                    seconds(claimed_for).to_string().as_bytes(),
-                    token.as_bytes(),
-                ],
-            )
-            .await?;
+        let counted = Counted {
+            group: part.group.clone(),
+            claimed_for: seconds(claimed_for),
+            arguments: [
+                part.task_id.clone().into_bytes(),
+                document,
+                position.into_bytes(),
+                token.as_bytes().to_vec(),
+            ],
+        };
+        let arrived = self.ask(Ask::Part(counted)).await?;
         let (what, left, again): (String, i64, i64) = answer(arrived)?;
         Ok(match what.as_str() {
             "complete" => Arrival::Complete { again: again != 0 },
@@ -152,7 +211,7 @@ impl RedisBackend {
     }
 
     pub(super) async fn counted(&self, group: &str) -> Result<Vec<String>, BackendError> {
-        let name = match self.options.result_chord_ordered {
+        let name = match self.counting.ordered {
             true => "ZRANGE",
             false => "LRANGE",
         };
@@ -161,9 +220,9 @@ impl RedisBackend {
             let first = isize::try_from(parts.len()).unwrap_or(isize::MAX);
             let mut command = redis::cmd(name);
             command.arg(self.group_key(group, ".j"));
-            command.arg(first).arg(first.saturating_add(PARTS - 1));
+            command.arg(first).arg(first.saturating_add(READ - 1));
             let read: Vec<Vec<u8>> = answer(self.ask(Ask::Command(command)).await?)?;
-            let none_left = read.len() < PARTS as usize;
+            let none_left = read.len() < READ as usize;
             for part in read {
                 bytes += part.len();
                 if bytes > LARGEST {

@@ -80,7 +80,10 @@ impl Execution {
             return Ok(false);
         }
         let lost = match self.read_tree(backend, &unlock.header).await? {
-            Ok(results) => self.send_body(task, &unlock.body, results).await.err(),
+            Ok(results) => {
+                let again = task.request.redelivered;
+                self.send_body(task, &unlock.body, results, again).await.err()
+            }
             // Celery means to name the task, but finds it only among those that it remembers, and never there.
             Err(error) => Some(Lost::because(error.repr(), Some(error))),
         };

@@ -18,10 +18,10 @@ use futures_util::FutureExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::Execution;
 use super::acked::Acked;
 use super::effects::within;
 use super::steps::{StepError, Steps};
-use super::{Execution, Task};
 use crate::backend::{BackendError, ResultBackend};
 use crate::canvas::{self, CanvasError, Partial, Publication, Signature, Step};
 use crate::document;
@@ -336,15 +336,21 @@ fn stored(
 }
 
 impl Execution {
-    /// What `publisher` and `results` do for this task. Nothing leaves before the task's message is acknowledged, where
-    /// that comes first.
-    pub(super) fn errands(&self, task: &Task, component: &Component, acked: &Acked) -> Errands {
+    /// What `publisher` and `results` do for a run of this component in the name of this request. Nothing leaves before the
+    /// message is acknowledged, where that comes first.
+    pub(super) fn errands(
+        &self,
+        request: &Arc<Request>,
+        ledger: &Arc<Mutex<Ledger>>,
+        component: &Component,
+        acked: &Acked,
+    ) -> Errands {
         let desk = Arc::new(Desk {
-            request: Arc::clone(&task.request),
+            request: Arc::clone(request),
             grants: Arc::clone(component.grants()),
             limits: Arc::clone(component.limits()),
             canvas: Arc::clone(&self.canvas),
-            ledger: Arc::clone(&task.ledger),
+            ledger: Arc::clone(ledger),
         });
         let clerk = Clerk {
             steps: self.steps.clone(),

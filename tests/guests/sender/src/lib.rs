@@ -132,6 +132,16 @@ fn own_results(signature: String) -> Result<Vec<Value>, TaskError> {
     ])
 }
 
+/// An errback of three arguments: applies a signature to the id of the task that failed and the name of its error as one
+/// list, and tries to be replaced by it.
+#[task(errback)]
+fn pass_on(request: Value, exc: Value, _traceback: Option<String>, #[keyword_only] signature: String) {
+    let args = json!([[request["id"], exc["exc_type"]]]).to_string();
+    let sent = answer(publisher::apply(&signature, &args, "{}", "{}").map(parsed));
+    let replaced = answer(publisher::replace(&signature).map(|()| Value::Null));
+    println!("passed on: {}; replaced: {}", sent[0], replaced[0]);
+}
+
 tasks![
     apply,
     flood,
@@ -140,5 +150,6 @@ tasks![
     replace,
     add,
     results_of,
-    own_results
+    own_results,
+    pass_on
 ];
