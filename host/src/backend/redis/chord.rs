@@ -1,5 +1,6 @@
 //! Chords in Redis, with the keys that Celery's workers use (contract section 4.6).
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -64,42 +65,45 @@ impl Counted {
     }
 }
 
+/// Parts with their places in a batch.
+type Parts<'a> = Vec<(usize, &'a Counted)>;
+
 /// Counts the parts of a batch, those of one chord in one step; an answer for each, with its place in the batch.
 pub(super) async fn count(
     connection: &MultiplexedConnection,
     batch: &[Job],
     counting: &Counting,
 ) -> RedisResult<Vec<(usize, Answer)>> {
-    let mut chords: Vec<(&str, u64, Vec<(usize, &Counted)>)> = Vec::new();
+    let mut chords: BTreeMap<(&str, u64), Parts<'_>> = BTreeMap::new();
     for (place, job) in batch.iter().enumerate() {
-        let Ask::Part(part) = &job.ask else { continue };
-        let same = |chord: &&mut (&str, u64, Vec<_>)| (chord.0, chord.1) == (&part.group, part.claimed_for);
-        match chords.iter_mut().find(same) {
-            Some((_, _, parts)) => parts.push((place, part)),
-            None => chords.push((&part.group, part.claimed_for, vec![(place, part)])),
+        if let Ask::Part(part) = &job.ask {
+            let chord = chords.entry((&part.group, part.claimed_for)).or_default();
+            chord.push((place, part));
         }
     }
-    let counted = chords.into_iter().map(|(group, claimed_for, parts)| async move {
-        let mut script = PARTS.prepare_invoke();
-        for suffix in [".j", ".t", ".s", ".d", "", ".c"] {
-            script.key(counting.key(group, suffix));
-        }
-        script.arg(u8::from(counting.ordered)).arg(counting.expires);
-        script.arg(counting.group_expires).arg(claimed_for);
-        for argument in parts.iter().flat_map(|(_, part)| &part.arguments) {
-            script.arg(argument.as_slice());
-        }
-        let answers: Result<Vec<Value>, _> = script.invoke_async(&mut connection.clone()).await;
-        let places = parts.into_iter().map(|(place, _)| place);
-        match answers {
-            Ok(answers) => Ok(places.zip(answers.into_iter().map(Ok)).collect()),
-            Err(error) if is_lasting(&error) => {
-                let refused = || Err(BackendError::Unsupported(error.to_string()));
-                Ok(places.map(|place| (place, refused())).collect::<Vec<_>>())
+    let counted = chords
+        .into_iter()
+        .map(|((group, claimed_for), parts)| async move {
+            let mut script = PARTS.prepare_invoke();
+            for suffix in [".j", ".t", ".s", ".d", "", ".c"] {
+                script.key(counting.key(group, suffix));
             }
-            Err(error) => Err(error),
-        }
-    });
+            script.arg(u8::from(counting.ordered)).arg(counting.expires);
+            script.arg(counting.group_expires).arg(claimed_for);
+            for argument in parts.iter().flat_map(|(_, part)| &part.arguments) {
+                script.arg(argument.as_slice());
+            }
+            let answers: Result<Vec<Value>, _> = script.invoke_async(&mut connection.clone()).await;
+            let places = parts.into_iter().map(|(place, _)| place);
+            match answers {
+                Ok(answers) => Ok(places.zip(answers.into_iter().map(Ok)).collect()),
+                Err(error) if is_lasting(&error) => {
+                    let refused = || Err(BackendError::Unsupported(error.to_string()));
+                    Ok(places.map(|place| (place, refused())).collect::<Vec<_>>())
+                }
+                Err(error) => Err(error),
+            }
+        });
     let counted: RedisResult<Vec<_>> = join_all(counted).await.into_iter().collect();
     Ok(counted?.into_iter().flatten().collect())
 }
