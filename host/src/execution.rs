@@ -206,7 +206,12 @@ impl Execution {
         let retry = options.publish_retry.clone();
         Self {
             canvas: Arc::new(canvas),
-            steps: Steps::new(Arc::clone(&broker), backend.clone(), retry),
+            steps: Steps::new(
+                Arc::clone(&broker),
+                backend.clone(),
+                retry,
+                Arc::clone(&listeners.events),
+            ),
             rates,
             slots: Slots::new(options.concurrency, options.autoscale),
             prefetch: Prefetch::new(Arc::clone(&broker), &options),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layer of each top-level module of the host.
-const LAYERS: [(&str, u8); 27] = [
+const LAYERS: [(&str, u8); 28] = [
     ("builtin", 0),
     ("clock", 0),
     ("masked", 0),
@@ -29,6 +29,7 @@ const LAYERS: [(&str, u8); 27] = [
     ("state_db", 1),
     ("execution", 2),
     ("control", 2),
+    ("gossip", 2),
     ("worker", 3),
     ("config", 3),
     ("cli", 4),

@@ -14,6 +14,7 @@ use super::daemon::Daemon;
 use super::global::Global;
 use super::inert::Inert;
 use super::log;
+use super::telling::Telling;
 use crate::broker::Broker;
 use crate::config::Settings;
 use crate::config::connect::{self, Folders};
@@ -85,6 +86,9 @@ pub(super) struct Worker {
     /// Throw away all messages of the queues before the start
     #[arg(long, alias = "discard")]
     purge: bool,
+
+    #[command(flatten)]
+    telling: Telling,
 
     #[command(flatten)]
     daemon: Daemon,
@@ -236,11 +240,21 @@ impl Worker {
         if !global.quiet {
             banner(&settings, &hostname, &queues, &registry);
         }
-        let listeners = Listeners::default();
+        let listeners = Listeners {
+            events: self.telling.events(&settings, &options),
+        };
         let execution = Execution::new(registry, broker, backend, options, active, shutdown, listeners);
         let execution = Arc::new(execution);
-        let mailbox = open_mailbox(&settings, &execution).await?;
+        let (mailbox, mingled) = tokio::join!(
+            open_mailbox(&settings, &execution),
+            self.telling.mingle(&settings, &execution)
+        );
+        let mailbox = mailbox?;
+        mingled?;
+        let own = mailbox.as_ref().map(|(broker, _)| Arc::clone(broker));
+        let told = self.telling.start(&settings, &execution, own)?;
         let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await;
+        told.end().await;
         if let Some((broker, serving)) = mailbox {
             serving.abort();
             if let Err(error) = broker.close().await {

@@ -34,7 +34,7 @@ use self::settle::Order;
 use super::exchanges::Exchanges;
 use super::{Broker, BrokerError, Delivery};
 use crate::message::{Outgoing, envelope};
-use crate::queue::Queue;
+use crate::queue::{Exchange, Queue};
 use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_refusal};
 use crate::redis_url::RedisUrl;
 
@@ -254,6 +254,11 @@ impl Broker for RedisBroker {
         let mut link = Link::new(self.write.clone(), RESPONSE_TIMEOUT);
         let bound = self.bind(&mut link, queue).await;
         bound.map_err(|error| failed(&self.write, &error))
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        self.exchanges.know(exchange);
+        Ok(())
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
