@@ -13,7 +13,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
 
 use super::bindings::celerybox::task::{context, publisher, results, types};
 use super::errand::{Errand, ErrandError, RawMessage};
-use super::limiter::Usage;
+use super::limiter::{Refused, Usage};
 use super::network::{Asked as AskedNames, Lookup, Network};
 use super::output::{Output, Pipe, Stream, one_line, safe};
 use super::turn::Turn;
@@ -79,7 +79,7 @@ impl Times {
         }
     }
 
-    fn soft_passed(&self) -> bool {
+    pub(super) fn soft_passed(&self) -> bool {
         self.soft.is_some_and(|soft| Instant::now() >= soft)
     }
 }
@@ -135,6 +135,23 @@ impl Guest {
         } else {
             (handles, "limits.handles")
         }
+    }
+
+    /// The limits that the run ran into so far, by the names of their settings.
+    pub(super) fn limits_hit(&self) -> Vec<&'static str> {
+        let mut hit = Vec::new();
+        if self.times.soft_passed() {
+            hit.push("soft_time_limit");
+        }
+        match self.usage.refused() {
+            Some(Refused::Memory) => hit.push("memory"),
+            Some(Refused::Elements) => hit.push("table_elements"),
+            None => {}
+        }
+        if self.log_is_full || self.output.as_ref().is_some_and(|output| output.is_truncated()) {
+            hit.push("output");
+        }
+        hit
     }
 
     /// What a guest that computes hears at each tick: take turns, or stop.
