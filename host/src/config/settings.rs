@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::monitor;
 use crate::policy::publish::RetryPolicy;
 use crate::sandbox::Limits;
 
@@ -276,4 +277,9 @@ settings! {
     component: toml::Table = toml::Table::new();
     /// What one run may use.
     limits: Limits = Limits::default();
+
+    // Watching.
+
+    /// Prometheus metrics and health over HTTP: `port` (none by default: off) and `address` (`127.0.0.1`).
+    metrics: monitor::Options = monitor::Options::default();
 }
