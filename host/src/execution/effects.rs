@@ -17,6 +17,14 @@ use crate::message::Request;
 use crate::outcome::{Outcome, StoredResult};
 use crate::settle::{self, Effect, Left, Prevent};
 
+/// What became of effects.
+pub(super) enum Applied {
+    /// They are done, as far as that could be.
+    Done,
+    /// One could not be done, and the message went back instead.
+    PutBack,
+}
+
 impl Execution {
     pub(super) fn settle(&self, task: &Task, receipt: &Option<Receipt>, outcome: Outcome) -> Vec<Effect> {
         let replacement = match outcome {
@@ -58,7 +66,7 @@ impl Execution {
         effects: Vec<Effect>,
         receipt: &mut Option<Receipt>,
         task: Option<&Task>,
-    ) -> Result<(), StepError> {
+    ) -> Result<Applied, StepError> {
         for effect in effects {
             let done = match effect {
                 Effect::Publish(outgoing) => {
@@ -119,11 +127,11 @@ impl Execution {
                 error!("what follows the end of task {id} is not done: {error}");
                 if let Some(receipt) = receipt.take() {
                     receipt.reject(true);
-                    break;
+                    return Ok(Applied::PutBack);
                 }
             }
         }
-        Ok(())
+        Ok(Applied::Done)
     }
 
     async fn store(&self, result: StoredResult) -> Result<(), StepError> {
