@@ -170,8 +170,9 @@ impl Work<'_, '_> {
         });
         let mut message = Message {
             headers: Some({
-                let mut headers =
-                    headers(&options, signature, id, lineage, definition, defaults, expires, now)?;
+                let mut headers = headers(
+                    &options, signature, id, lineage, definition, defaults, expires, now,
+                )?;
                 // As instrumented clients do, over what was there.
                 let trace = self.context.sender.iter().flat_map(|sender| &sender.trace);
                 headers.extend(trace.map(|(name, value)| (name.clone(), value.clone())));

@@ -14,6 +14,7 @@ use super::daemon::Daemon;
 use super::global::Global;
 use super::inert::Inert;
 use super::log;
+use super::watch::{Watch, Watching};
 use crate::broker::Broker;
 use crate::config::Settings;
 use crate::config::connect::{self, Folders};
@@ -85,6 +86,9 @@ pub(super) struct Worker {
     /// Throw away all messages of the queues before the start
     #[arg(long, alias = "discard")]
     purge: bool,
+
+    #[command(flatten)]
+    watching: Watching,
 
     #[command(flatten)]
     daemon: Daemon,
@@ -201,6 +205,7 @@ impl Worker {
         let mut settings = global.settings()?;
         global.mention_inert();
         self.inert.mention();
+        self.watching.apply(&mut settings);
         self.serving.apply(&mut settings)?;
         let _pidfile = match self.daemon.pidfile(&hostname)? {
             Ok(file) => file,
@@ -208,7 +213,8 @@ impl Worker {
         };
         let queues = settings.consumed(&self.queues, &self.exclude_queues, &hostname)?;
         let broker = connect::broker(&settings)?;
-        let backend = connect::backend(&settings, &broker)?;
+        let mut backend = connect::backend(&settings, &broker)?;
+        let watch = Watch::start(&settings, &hostname, &mut backend).await?;
         let options = settings.execution(&hostname, self.serving.autoscale.as_deref(), backend.as_ref())?;
         let most = options.autoscale.map_or(options.concurrency, |scale| scale.max);
         let shutdown = Shutdown::default();
@@ -236,10 +242,15 @@ impl Worker {
         if !global.quiet {
             banner(&settings, &hostname, &queues, &registry);
         }
-        let listeners = Listeners::default();
+        let listeners = Listeners {
+            metrics: watch.metrics(),
+            traces: watch.traces(),
+            ..Listeners::default()
+        };
         let execution = Execution::new(registry, broker, backend, options, active, shutdown, listeners);
         let execution = Arc::new(execution);
         let mailbox = open_mailbox(&settings, &execution).await?;
+        let watch = watch.serve(&execution);
         let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await;
         if let Some((broker, serving)) = mailbox {
             serving.abort();
@@ -247,6 +258,7 @@ impl Worker {
                 tracing::debug!("the mailbox did not close cleanly: {error}");
             }
         }
+        watch.end().await;
         let ended = ended?;
         match ended {
             Ended::Warm => Ok(ExitCode::SUCCESS),

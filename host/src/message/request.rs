@@ -283,7 +283,9 @@ impl Request {
 
     /// The headers that say which trace the task belongs to, as opentelemetry-instrumentation-celery writes them.
     pub fn trace_headers(&self) -> JsonMap {
-        let given = TRACE_HEADERS.iter().filter_map(|name| Some((*name, self.header(name)?)));
+        let given = TRACE_HEADERS
+            .iter()
+            .filter_map(|name| Some((*name, self.header(name)?)));
         given
             .filter(|(_, value)| value.is_string())
             .map(|(name, value)| (name.to_owned(), value.clone()))

@@ -145,13 +145,25 @@ impl Metrics {
             registry: Registry::default(),
         };
         for (name, help, family) in [
-            ("received", "Messages of tasks that were understood", &metrics.received),
+            (
+                "received",
+                "Messages of tasks that were understood",
+                &metrics.received,
+            ),
             ("started", "Runs that began", &metrics.started),
             ("succeeded", "Runs that returned a value", &metrics.succeeded),
-            ("failed", "Runs that ended with an error or a hard time limit", &metrics.failed),
+            (
+                "failed",
+                "Runs that ended with an error or a hard time limit",
+                &metrics.failed,
+            ),
             ("retried", "Runs that asked to be run again", &metrics.retried),
             ("rejected", "Runs that rejected their message", &metrics.rejected),
-            ("revoked", "Tasks that were revoked or had expired", &metrics.revoked),
+            (
+                "revoked",
+                "Tasks that were revoked or had expired",
+                &metrics.revoked,
+            ),
         ] {
             registry.register(format!("celery_task_{name}"), help, family.clone());
         }
@@ -210,7 +222,9 @@ impl Metrics {
     /// The counters of a task of this worker whose message came from this queue.
     pub fn task(&self, name: &str, queue: &str) -> Arc<TaskMetrics> {
         let known = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
-        let found = known.get(name).and_then(|all| all.iter().find(|task| task.is_of(queue)));
+        let found = known
+            .get(name)
+            .and_then(|all| all.iter().find(|task| task.is_of(queue)));
         if let Some(found) = found {
             return Arc::clone(found);
         }
@@ -306,7 +320,10 @@ mod tests {
         metrics.task("a\"} 7\nforged 1", "q\\").received();
         let text = metrics.text(&Snapshot::default());
         assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");
-        assert!(text.contains(r#"name="a\"} 7\nforged 1",queue_name="q\\""#), "{text}");
+        assert!(
+            text.contains(r#"name="a\"} 7\nforged 1",queue_name="q\\""#),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"));
     }
 }

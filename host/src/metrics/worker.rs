@@ -104,10 +104,7 @@ impl Worker {
         self.prefetch.set(now.prefetch.into());
         self.broker_up.set(now.broker_up.into());
         self.backend_up.set(now.backend_up.unwrap_or(true).into());
-        self.reconnects
-            .inner()
-            .store(now.reconnects, Ordering::Relaxed);
-        self.resident
-            .set(i64::try_from(now.resident).unwrap_or(i64::MAX));
+        self.reconnects.inner().store(now.reconnects, Ordering::Relaxed);
+        self.resident.set(i64::try_from(now.resident).unwrap_or(i64::MAX));
     }
 }

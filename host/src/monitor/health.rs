@@ -48,7 +48,10 @@ mod tests {
         assert!(health.reasons().is_empty());
         health.shutdown.advance(Stage::Warm);
         assert_eq!(health.reasons(), ["the worker is stopping"]);
-        let without = Health { backend: None, ..health };
+        let without = Health {
+            backend: None,
+            ..health
+        };
         without.broker.went();
         assert_eq!(without.reasons().len(), 2);
     }

@@ -40,7 +40,9 @@ impl Options {
     /// Takes the port, if one is named.
     pub async fn listen(&self) -> std::io::Result<Option<TcpListener>> {
         match self.port {
-            Some(port) => Ok(Some(TcpListener::bind(SocketAddr::new(self.address, port)).await?)),
+            Some(port) => Ok(Some(
+                TcpListener::bind(SocketAddr::new(self.address, port)).await?,
+            )),
             None => Ok(None),
         }
     }

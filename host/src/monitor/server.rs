@@ -63,7 +63,7 @@ pub(super) async fn serve(listener: TcpListener, monitor: Arc<Monitor>) {
 }
 
 async fn connection(stream: TcpStream, monitor: &Monitor) -> hyper::Result<()> {
-    let service = service_fn(|request| async { Ok::<_, Infallible>(answer(&request, monitor)) });
+    let service = service_fn(async |request| Ok::<_, Infallible>(answer(&request, monitor)));
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -78,7 +78,11 @@ async fn connection(stream: TcpStream, monitor: &Monitor) -> hyper::Result<()> {
 fn answer(request: &Request<Incoming>, monitor: &Monitor) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if !matches!(path, "/metrics" | "/health/live" | "/health/ready") {
-        return response(StatusCode::NOT_FOUND, TEXT, "/metrics, /health/live, /health/ready\n");
+        return response(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "/metrics, /health/live, /health/ready\n",
+        );
     }
     // What HEAD leaves out is hyper's to leave out.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {

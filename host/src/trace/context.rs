@@ -5,11 +5,9 @@ use std::sync::OnceLock;
 use jiff::Timestamp;
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{
-    SamplingDecision, SpanContext, SpanKind, TraceContextExt, TraceFlags,
-};
+use opentelemetry::trace::{SpanContext, SpanKind, TraceContextExt, TraceFlags};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, ShouldSample};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SamplingDecision, ShouldSample};
 use serde_json::Value;
 
 use crate::message::JsonMap;
@@ -29,7 +27,8 @@ pub struct Trace {
 impl Trace {
     /// A run whose message has these headers. Without a context that makes sense it is a trace of its own.
     pub(super) fn below(headers: &JsonMap, sampler: &dyn ShouldSample, task: &str) -> Self {
-        let extracted = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
+        let extracted =
+            TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
         let parent = extracted.span().span_context().clone();
         let random = RandomIdGenerator::default();
         let trace_id = match parent.is_valid() {
@@ -106,16 +105,23 @@ mod tests {
     #[test]
     fn a_run_is_a_child_of_who_sent_its_message() {
         let sent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03";
-        let mut headers = headers(json!({"traceparent": sent, "tracestate": "v=1", "baggage": "a=b", "id": "x"}));
+        let mut headers =
+            headers(json!({"traceparent": sent, "tracestate": "v=1", "baggage": "a=b", "id": "x"}));
         let trace = Trace::below(&headers, &parent_based(), "t");
         assert_eq!(trace.parent.span_id().to_string(), "00f067aa0ba902b7");
         assert!(trace.is_sampled());
         trace.write(&mut headers);
         let written = headers["traceparent"].as_str().unwrap();
-        let own = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{}-01", trace.context.span_id());
+        let own = format!(
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-{}-01",
+            trace.context.span_id()
+        );
         assert_eq!(written, own);
         assert!(!written.contains("00f067aa0ba902b7"));
-        assert_eq!((&headers["tracestate"], &headers["baggage"]), (&json!("v=1"), &json!("a=b")));
+        assert_eq!(
+            (&headers["tracestate"], &headers["baggage"]),
+            (&json!("v=1"), &json!("a=b"))
+        );
     }
 
     #[test]
@@ -144,7 +150,10 @@ mod tests {
             assert!(!trace.parent.is_valid() && trace.context.is_valid() && trace.is_sampled());
             trace.write(&mut headers);
             assert_eq!(headers["traceparent"].as_str().unwrap().len(), 55);
-            assert!(!headers.contains_key("tracestate"), "it belongs to the other trace");
+            assert!(
+                !headers.contains_key("tracestate"),
+                "it belongs to the other trace"
+            );
         }
     }
 }

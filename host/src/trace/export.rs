@@ -25,7 +25,10 @@ const ANSWER: usize = 64 * 1024;
 const IDLE: Duration = Duration::from_secs(90);
 
 /// The variables that name a collector.
-const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const ENDPOINTS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
 
 /// The table `[traces]` of the configuration. Environment variables go before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -87,7 +90,9 @@ pub(super) fn exporter(options: &Options) -> Result<Option<SpanExporter>, Export
     };
     let headers: HashMap<String, String> = options.headers.clone().into_iter().collect();
     let client = Sender::new(endpoint.starts_with("https:"))?;
-    Ok(Some(builder.with_headers(headers).with_http_client(client).build()?))
+    Ok(Some(
+        builder.with_headers(headers).with_http_client(client).build()?,
+    ))
 }
 
 /// Sends requests from the worker's runtime: the thread that makes batches has none.
@@ -143,6 +148,8 @@ impl HttpClient for Sender {
             let body = Limited::new(body, ANSWER).collect().await?.to_bytes();
             Ok::<_, HttpError>(Response::from_parts(head, body))
         };
-        self.runtime.spawn(async move { timeout(limit, sent).await? }).await?
+        self.runtime
+            .spawn(async move { timeout(limit, sent).await? })
+            .await?
     }
 }

@@ -76,12 +76,20 @@ fn of_request(request: &Request, queue: &str, system: &'static str, hostname: &s
     ];
     let properties = &request.message.properties;
     let optional = [
-        ("messaging.message.conversation_id", properties.correlation_id.as_deref()),
+        (
+            "messaging.message.conversation_id",
+            properties.correlation_id.as_deref(),
+        ),
         ("celery.reply_to", properties.reply_to.as_deref()),
         ("celery.origin", request.origin.as_deref()),
-        ("messaging.rabbitmq.destination.routing_key", routing_key(request, system)),
+        (
+            "messaging.rabbitmq.destination.routing_key",
+            routing_key(request, system),
+        ),
     ];
-    let given = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let given = optional
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
     attributes.extend(
         given
             .filter(|(_, value)| !value.is_empty())
@@ -129,7 +137,9 @@ impl<'a> Ending<'a> {
                 ..Self::state("RETRY")
             },
             Outcome::Reject { reason, .. } => {
-                let reason = reason.as_deref().map(|reason| text("celery.rejected.reason", reason));
+                let reason = reason
+                    .as_deref()
+                    .map(|reason| text("celery.rejected.reason", reason));
                 let mut ending = Self::state("REJECTED");
                 ending.attributes.extend(reason);
                 ending
