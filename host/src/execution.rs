@@ -429,7 +429,7 @@ impl Execution {
     async fn execute(&self, task: &Task, acked: &Acked) -> Run {
         match &task.code {
             Code::Component(component) => component.run(self.call(task, component, acked)).await,
-            Code::Builtin(builtin) => self.run_builtin(task, *builtin, acked).await,
+            Code::Builtin(builtin) => Box::pin(self.run_builtin(task, *builtin, acked)).await,
         }
     }
 

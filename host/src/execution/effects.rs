@@ -61,6 +61,8 @@ impl Execution {
     /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after
     /// them fails, an unacknowledged message goes back, so that nothing that must follow is lost with it; of one that
     /// was acknowledged early the rest is done all the same.
+    ///
+    /// What few tasks need is boxed, here and in [`Execution::execute`]: every message in flight has room for all of this.
     pub(super) async fn apply(
         &self,
         effects: Vec<Effect>,
@@ -79,17 +81,17 @@ impl Execution {
                 }
                 Effect::Store(result) => self.store(result).await,
                 Effect::ChordPart(part) => match task {
-                    Some(task) => self.report(task, *part).await,
+                    Some(task) => Box::pin(self.report(task, *part)).await,
                     None => Ok(()),
                 },
                 Effect::Prevent(prevent) => match task {
-                    Some(task) => self.prevent(task, *prevent).await,
+                    Some(task) => Box::pin(self.prevent(task, *prevent)).await,
                     None => Ok(()),
                 },
                 Effect::Tell(step) => self.steps.carry_out(step).await,
                 Effect::Errback(errback) => {
                     if let Some(task) = task {
-                        self.errback(task, *errback).await;
+                        Box::pin(self.errback(task, *errback)).await;
                     }
                     Ok(())
                 }
