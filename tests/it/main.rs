@@ -18,6 +18,7 @@ mod fleet;
 mod golden;
 mod harness;
 mod interop;
+mod json_log;
 mod layers;
 mod load;
 mod long;

@@ -201,7 +201,12 @@ impl Worker {
     pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
         let hostname = node_name(&self.hostname);
         let logfile = self.daemon.logfile(&hostname);
-        log::start(global.loglevel, global.no_color, logfile.as_deref())?;
+        log::start(
+            global.loglevel,
+            global.log_format,
+            global.no_color,
+            logfile.as_deref(),
+        )?;
         let mut settings = global.settings()?;
         global.mention_inert();
         self.inert.mention();
@@ -239,7 +244,8 @@ impl Worker {
         );
         registry.add_builtins(settings.result_chord_retry_interval);
         registry.annotate(|definition| annotate(definition, &settings.task_annotations));
-        if !global.quiet {
+        let for_programs = global.log_format == log::Format::Json;
+        if !global.quiet && !for_programs {
             banner(&settings, &hostname, &queues, &registry);
         }
         let listeners = Listeners {
@@ -251,7 +257,7 @@ impl Worker {
         let execution = Arc::new(execution);
         let mailbox = open_mailbox(&settings, &execution).await?;
         let watch = watch.serve(&execution);
-        let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await;
+        let ended = worker::run(execution, &queues, || say_ready(&hostname, for_programs)).await;
         if let Some((broker, serving)) = mailbox {
             serving.abort();
             if let Err(error) = broker.close().await {
@@ -285,6 +291,15 @@ async fn open_mailbox(
         () = execution.shutdown.reached(Stage::Warm) => {}
     }
     Ok(Some((broker, serving)))
+}
+
+/// Goes to stderr whatever the log's level is: people and their scripts wait for it.
+fn say_ready(hostname: &str, for_programs: bool) {
+    let ready = format!("{hostname} ready.");
+    match for_programs {
+        true => eprintln!("{}", log::json_line(ready)),
+        false => eprintln!("{ready}"),
+    }
 }
 
 /// Writes what is here to stderr, for USR1.

@@ -29,7 +29,8 @@ pub struct Listeners {
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     metrics: Option<Arc<TaskMetrics>>,
-    trace: Option<Trace>,
+    /// Few workers make traces: what is here for all stays small.
+    trace: Option<Box<Trace>>,
 }
 
 impl Listeners {
@@ -43,7 +44,7 @@ impl Listeners {
         let (metrics, traces) = (self.metrics.as_ref(), self.traces.as_ref());
         Marks {
             metrics: metrics.map(|metrics| metrics.task(task, queue)),
-            trace: traces.map(|traces| traces.begin(task, message)),
+            trace: traces.map(|traces| Box::new(traces.begin(task, message))),
         }
     }
 

@@ -36,6 +36,10 @@ const MOST_TASKS: usize = 2000;
 /// The label of everything beyond.
 const OTHER: &str = "other";
 
+/// Why a message is refused.
+const UNUSABLE: &str = "unusable";
+const UNREGISTERED: &str = "unregistered";
+
 /// Seconds: of runs and of waiting.
 const TIMES: [f64; 17] = [
     0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -216,6 +220,10 @@ impl Metrics {
             "Runs that ran into a limit, by the name of its setting",
             metrics.limits.clone(),
         );
+        // There from the start, so that the first one is seen to be more than none.
+        for reason in [UNUSABLE, UNREGISTERED] {
+            let _none = metrics.refused.get_or_create(&OfReason { reason });
+        }
         Self { registry, ..metrics }
     }
 
@@ -264,8 +272,8 @@ impl Metrics {
     /// A message could not become a task.
     pub fn refused(&self, refused: Refused<'_>) {
         let reason = match refused {
-            Refused::Unusable(_) => "unusable",
-            Refused::Unregistered(_) => "unregistered",
+            Refused::Unusable(_) => UNUSABLE,
+            Refused::Unregistered(_) => UNREGISTERED,
         };
         self.refused.get_or_create(&OfReason { reason }).inc();
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use celerybox_tests::{Place, eventually, send};
+use celerybox_tests::{Place, Worker, eventually, send};
 use serde_json::json;
 
 use super::{get, value, watched};
@@ -146,6 +146,17 @@ fn amqp_tells_what_became_of_tasks() {
 #[test]
 fn nothing_listens_by_default() {
     let place = Place::files();
-    let worker = celerybox_tests::Worker::command_started(&place, &json!({}), &[]);
+    let worker = Worker::command_started(&place, &json!({}), &[]);
     assert_eq!(worker.count_lines("Metrics at"), 0);
+}
+
+#[test]
+fn options_name_port_and_address() {
+    let place = Place::files();
+    let arguments = ["--metrics-port", "0", "--metrics-address", "127.0.0.2"];
+    let mut worker = Worker::command_started(&place, &json!({}), &arguments);
+    let line = worker.wait_for_line("Metrics at http://127.0.0.2:");
+    let (_, rest) = line.split_once("http://").unwrap();
+    let address = rest.strip_suffix("/metrics").unwrap().parse().unwrap();
+    assert_eq!(get(address, "/health/live").0, 200);
 }

@@ -150,11 +150,15 @@ fn failures_and_retries_are_told() {
         &json!({"headers": instrumented()}),
     );
     let failed = &spans(&collector, 1)[0];
-    assert_eq!((failed.status, failed.status_message.as_str()), (2, "no funds"));
+    assert_eq!(
+        (failed.status, failed.status_message.as_str()),
+        (2, "('no funds', 7)")
+    );
     assert_eq!(failed.attributes["celery.state"], "FAILURE");
     let (event, said) = &failed.events[0];
     assert_eq!(event, "exception");
-    assert_eq!(said["exception.message"], "no funds");
+    assert_eq!(said["exception.message"], failed.status_message);
+    assert!(said["exception.stacktrace"].contains("no funds"));
     assert_eq!(said["exception.type"], failed.attributes["error.type"]);
     assert_eq!(failed.resource["service.name"], "shop");
     assert!(
