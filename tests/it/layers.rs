@@ -52,7 +52,7 @@ const NAMED_BY: [(&str, &[&str]); 10] = [
     ),
     ("anyhow", &["cli/", "main.rs"]),
     ("prometheus_client", &["metrics/"]),
-    ("hyper", &["monitor/"]),
+    ("hyper", &["monitor/", "trace/"]),
     ("hyper_util", &["monitor/", "trace/"]),
     ("opentelemetry", &["trace/"]),
 ];

@@ -1,11 +1,13 @@
 //! The way to the collector: OTLP over HTTP, as OpenTelemetry's environment variables say.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -101,6 +103,8 @@ struct Sender {
     runtime: Handle,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     limit: Duration,
+    /// Whether the last request was in vain: that is logged once, not every five seconds.
+    failing: AtomicBool,
 }
 
 impl Sender {
@@ -134,13 +138,11 @@ impl Sender {
             runtime: Handle::current(),
             client: client.build(connector),
             limit: milliseconds.map_or(TIMEOUT, Duration::from_millis),
+            failing: AtomicBool::new(false),
         })
     }
-}
 
-#[async_trait]
-impl HttpClient for Sender {
-    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (client, limit) = (self.client.clone(), self.limit);
         let sent = async move {
             let answer = client.request(request.map(Full::new)).await?;
@@ -148,8 +150,34 @@ impl HttpClient for Sender {
             let body = Limited::new(body, ANSWER).collect().await?.to_bytes();
             Ok::<_, HttpError>(Response::from_parts(head, body))
         };
-        self.runtime
-            .spawn(async move { timeout(limit, sent).await? })
-            .await?
+        let in_time = async move { timeout(limit, sent).await? };
+        self.runtime.spawn(in_time).await?
+    }
+
+    fn report(&self, uri: &Uri, answer: &Result<Response<Bytes>, HttpError>) {
+        let trouble = match answer {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(answer.status().to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        let failed_before = self.failing.swap(trouble.is_some(), Ordering::Relaxed);
+        let place = uri.authority().map_or_else(String::new, ToString::to_string);
+        match trouble {
+            Some(trouble) if !failed_before => {
+                tracing::warn!("traces: {place} takes no spans ({trouble}); until it does they are dropped");
+            }
+            None if failed_before => tracing::info!("traces: {place} takes spans again"),
+            _ => {}
+        }
+    }
+}
+
+#[async_trait]
+impl HttpClient for Sender {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let uri = request.uri().clone();
+        let answer = self.send(request).await;
+        self.report(&uri, &answer);
+        answer
     }
 }

@@ -233,7 +233,9 @@ fn a_collector_that_is_away_disturbs_nothing() {
     ] {
         let settings = json!({"traces": {"endpoint": endpoint}});
         let mut worker = worker(&place, &settings, |command| {
-            command.env("OTEL_BSP_MAX_QUEUE_SIZE", "10");
+            command
+                .env("OTEL_BSP_MAX_QUEUE_SIZE", "10")
+                .env("OTEL_EXPORTER_OTLP_TIMEOUT", "500");
         });
         send(
             &place,
@@ -243,9 +245,11 @@ fn a_collector_that_is_away_disturbs_nothing() {
             &json!({"headers": instrumented()}),
         );
         eventually("all are done", || worker.count_lines("succeeded") == 100);
+        worker.wait_for_line("takes no spans");
         let begun = Instant::now();
         worker.signal(Signal::TERM);
         assert!(worker.wait(Duration::from_secs(60)).success());
         assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+        assert_eq!(worker.count_lines("takes no spans"), 1, "once is enough");
     }
 }
