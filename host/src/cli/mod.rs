@@ -11,6 +11,7 @@ mod log;
 mod result;
 mod run;
 mod telling;
+mod watch;
 mod worker;
 
 use std::path::PathBuf;
