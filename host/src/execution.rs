@@ -57,6 +57,7 @@ use active::{Active, Here, Progress};
 use effects::Applied;
 use errands::Ledger;
 use known::Known;
+use listeners::Marks;
 use prefetch::Counted;
 use rates::Rates;
 use slots::{Slot, Slots};
@@ -108,6 +109,7 @@ struct Task {
     received: Instant,
     /// Whether it was told that its run began.
     started: AtomicBool,
+    marks: Marks,
     /// What its run sends.
     ledger: Arc<Mutex<Ledger>>,
 }
@@ -206,7 +208,12 @@ impl Execution {
         let retry = options.publish_retry.clone();
         Self {
             canvas: Arc::new(canvas),
-            steps: Steps::new(Arc::clone(&broker), backend.clone(), retry),
+            steps: Steps::new(
+                Arc::clone(&broker),
+                backend.clone(),
+                retry,
+                Arc::clone(&listeners.events),
+            ),
             rates,
             slots: Slots::new(options.concurrency, options.autoscale),
             prefetch: Prefetch::new(Arc::clone(&broker), &options),
@@ -239,7 +246,7 @@ impl Execution {
             queue,
         } = delivery;
         let (reader, now) = (&self.options.defaults.reader, Timestamp::now());
-        let recognized = match request::recognize(message, reader, now) {
+        let mut recognized = match request::recognize(message, reader, now) {
             Ok(recognized) => recognized,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
@@ -248,6 +255,8 @@ impl Execution {
                 .refuse_unregistered(&recognized.identity, &recognized.message, receipt)
                 .await;
         };
+        let name = &recognized.identity.task;
+        let marks = self.listeners.mark(name, &queue, &mut recognized.message);
         let request = match recognized.decode(route, redelivered, reader, now) {
             Ok(request) => request,
             Err(reason) => return self.refuse(&reason, receipt).await,
@@ -262,6 +271,7 @@ impl Execution {
             queue,
             received: Instant::now(),
             started: AtomicBool::new(false),
+            marks,
             ledger: Arc::default(),
         };
         self.tell(&task, Happening::Received);

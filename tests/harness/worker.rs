@@ -1,3 +1,4 @@
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,6 +14,9 @@ use crate::python::{interpreter, interpreter_of};
 /// Set to `1`, the tests start a real Celery worker where they would start ours: so the expectations themselves are
 /// tested against Celery.
 pub const PYTHON_WORKER: &str = "CELERYBOX_TEST_PYTHON_WORKER";
+
+/// For a Python worker that says nothing to its neighbours.
+const ALONE: [&str; 3] = ["--without-gossip", "--without-mingle", "--without-heartbeat"];
 
 /// Whether [`PYTHON_WORKER`] is set.
 pub fn against_real_celery() -> bool {
@@ -39,12 +43,35 @@ impl Worker {
         Worker::run("celerybox worker", &mut command)
     }
 
-    /// `celerybox worker` with the place, the settings and the tasks, for a test that adds to it.
+    /// `celerybox worker` with the place, the settings and the tasks, for a test that adds to it. It does not greet its
+    /// neighbours, which takes a second.
     pub fn command(place: &Place, settings: &Value) -> Command {
-        static FILES: AtomicU32 = AtomicU32::new(0);
-        let number = FILES.fetch_add(1, Ordering::Relaxed);
-        let file = place.folder().join(format!("settings-{number}.toml"));
-        std::fs::write(&file, toml(settings)).expect("the folder is writable");
+        let mut command = Worker::sociable_command(place, settings);
+        command.arg("--without-mingle");
+        command
+    }
+
+    /// The same with another way to the broker, which is a server.
+    pub fn command_through(place: &Place, broker: &str, settings: &Value) -> Command {
+        let through = settings_file(place, settings);
+        let mut command = Worker::bare_command(&through, place);
+        command.args([
+            "--without-mingle",
+            "--broker",
+            broker,
+            "--result-backend",
+            &place.backend_url(),
+        ]);
+        command
+    }
+
+    fn sociable_command(place: &Place, settings: &Value) -> Command {
+        let mut command = Worker::bare_command(&settings_file(place, settings), place);
+        command.args(place.arguments());
+        command
+    }
+
+    fn bare_command(file: &Path, place: &Place) -> Command {
         let mut command = Command::new(celerybox());
         command
             .arg("worker")
@@ -54,7 +81,6 @@ impl Worker {
             .arg(guests())
             .arg("--config")
             .arg(file)
-            .args(place.arguments())
             .args(["-l", "info"])
             .env_remove("CELERY_BROKER_URL")
             .env_remove("CELERY_RESULT_BACKEND")
@@ -73,21 +99,33 @@ impl Worker {
 
     /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`.
     pub fn python(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
-        Worker::of_celery(interpreter(place), settings, arguments)
+        Worker::of_celery(interpreter(place), settings, &[&ALONE, arguments].concat())
     }
 
     /// The same of an older line of Celery, `5.2` for example.
     pub fn python_of(line: &str, place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
-        Worker::of_celery(interpreter_of(line, place), settings, arguments)
+        let interpreter = interpreter_of(line, place);
+        Worker::of_celery(interpreter, settings, &[&ALONE, arguments].concat())
+    }
+
+    /// A real Celery worker with heartbeats and all that it says to its neighbours.
+    pub fn python_in_full(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
+        Worker::of_celery(interpreter(place), settings, arguments)
     }
 
     fn of_celery(mut command: Command, settings: &Value, arguments: &[&str]) -> Worker {
         command
             .env("TEST_SETTINGS", settings.to_string())
             .args(["-m", "celery", "-A", "proj", "worker", "-l", "INFO"])
-            .args(["--without-gossip", "--without-mingle", "--without-heartbeat"])
             .args(arguments);
         Worker::run("celery worker", &mut command)
+    }
+
+    /// Starts `celerybox worker` so that it greets its neighbours.
+    pub fn sociable(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
+        let mut command = Worker::sociable_command(place, settings);
+        command.args(arguments);
+        Worker::run("celerybox worker", &mut command)
     }
 
     /// Starts `command` and waits until it says that it is ready.
@@ -147,6 +185,15 @@ impl Worker {
     pub fn peak_memory(&self) -> u64 {
         self.process.peak_memory()
     }
+}
+
+/// Writes the settings into a file of the place.
+fn settings_file(place: &Place, settings: &Value) -> PathBuf {
+    static FILES: AtomicU32 = AtomicU32::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let file = place.folder().join(format!("settings-{number}.toml"));
+    std::fs::write(&file, toml(settings)).expect("the folder is writable");
+    file
 }
 
 /// The settings as TOML: one line for each, objects as inline tables. Strings and numbers are written alike in both.

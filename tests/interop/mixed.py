@@ -92,11 +92,11 @@ def chords(first, last):
         nested = group(on(first, add.s(2, 2)), on(last, add.s(3, 3)))
         flat = chord(group(on(first, add.s(1, 1)), nested))(on(body, tsum.s()))
         comes_to("a group in a header", flat, 12)
-        # All parts are ours, so we end it: a worker of Celery 5.2 that does reads the results of such a header once more, and
-        # sometimes waits for ever.
-        ours = [on(QUEUES[0], add.si(1, n)) for n in (0, 1000, 2000)]
-        structured = chord([ours[0], chain(on(last, add.si(1, 200)), group(ours[1:]))])(on(body, echo.s()))
-        comes_to("a group at the end of a chain in a header", structured, [1, [1001, 2001]])
+        if celery.VERSION >= (5, 3):
+            # An older client gives the inner group the id of the chord, whose size the worker that sends the group writes over.
+            kept = chain(on(first, add.si(1, 200)), group(on(first, add.si(1, 1000)), on(last, add.si(1, 2000))))
+            structured = chord([on(last, add.si(1, 0)), kept])(on(body, echo.s()))
+            comes_to("a group at the end of a chain in a header", structured, [1, [1001, 2001]])
         inner = chord([on(first, add.s(1, 1)), on(last, add.s(2, 2))], on(body, tsum.s()))
         comes_to("a chord in a header", chord([inner, on(last, add.s(3, 3))])(on(first, echo.s())), [6, 6])
         members = group(on(first, tsum.s()), on(last, echo.s()))

@@ -21,9 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 use self::consumer::{Command, Consumer};
 use super::exchanges::Exchanges;
 use super::options::Names;
-use super::{Broker, BrokerError, Delivery, Reconnect};
+use super::{Broker, BrokerError, Delivery, Presence, Reconnect};
 use crate::message::{Outgoing, Route, envelope};
-use crate::queue::{Queue, Queues};
+use crate::queue::{Exchange, Queue, Queues};
 
 /// How many messages may wait for whoever receives them; with a prefetch of 0 this is the only limit.
 const CHANNEL: usize = 256;
@@ -108,6 +108,7 @@ pub struct FilesystemBroker {
     consumer: Mutex<Option<std::sync::mpsc::Sender<Command>>>,
     /// Whether a message was sent: then the folder for it exists.
     sent: Arc<AtomicBool>,
+    presence: Presence,
 }
 
 impl FilesystemBroker {
@@ -138,6 +139,7 @@ impl FilesystemBroker {
             prefetch: Arc::new(AtomicU32::new(0)),
             consumer: Mutex::new(None),
             sent: Arc::new(AtomicBool::new(false)),
+            presence: Presence::default(),
         })
     }
 
@@ -167,9 +169,10 @@ impl FilesystemBroker {
                 Arc::clone(&self.prefetch),
                 sender.clone(),
             );
+            let presence = self.presence.clone();
             std::thread::Builder::new()
                 .name("filesystem-broker".into())
-                .spawn(move || Consumer::new(options, prefetch, commands).run(&receiver))
+                .spawn(move || Consumer::new(options, prefetch, commands, presence).run(&receiver))
                 .map_err(|error| BrokerError::Connection(format!("cannot start a thread: {error}")))?;
             *consumer = Some(sender);
         }
@@ -201,6 +204,10 @@ impl Broker for FilesystemBroker {
         }
     }
 
+    fn presence(&self) -> Presence {
+        self.presence.clone()
+    }
+
     fn set_prefetch(&self, prefetch: u32) {
         self.prefetch.store(prefetch, Ordering::Relaxed);
         self.command(Command::Wake);
@@ -218,6 +225,11 @@ impl Broker for FilesystemBroker {
             exchange::bind(&control, &queue).map_err(failed(folder))
         })
         .await
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        self.exchanges.know(exchange);
+        Ok(())
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {

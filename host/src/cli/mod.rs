@@ -10,6 +10,8 @@ mod list;
 mod log;
 mod result;
 mod run;
+mod telling;
+mod watch;
 mod worker;
 
 use std::path::PathBuf;

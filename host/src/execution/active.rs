@@ -112,6 +112,13 @@ impl Active {
         u32::try_from(reserved.count()).unwrap_or(u32::MAX)
     }
 
+    /// How many run.
+    pub fn running(&self) -> usize {
+        let tasks = self.tasks();
+        let running = tasks.entries.values();
+        running.filter(|entry| entry.progress == Progress::Active).count()
+    }
+
     /// Ends a task that runs; whether there is one.
     pub fn terminate(&self, id: &str) -> bool {
         let tasks = self.tasks();

@@ -15,7 +15,7 @@ use super::settle::Unsettled;
 use super::table::{from_json, short};
 use super::target::{StartError, Target};
 use super::{declare, delayed};
-use crate::broker::{Backoff, BrokerError, Delivery, Gone};
+use crate::broker::{Backoff, BrokerError, Delivery, Gone, Presence};
 use crate::queue::Queue;
 
 /// Deliveries handed out that nobody took yet.
@@ -46,6 +46,7 @@ pub(super) struct Consumer {
     pub(super) quorum_seen: bool,
     /// Native delayed delivery was set up.
     pub(super) delays_ready: bool,
+    pub(super) presence: Presence,
 }
 
 impl Consumer {
@@ -68,12 +69,14 @@ impl Consumer {
             let pause = match opened {
                 Ok(mut channel) => {
                     tracing::info!("Connected to {}", channel.connection.address);
+                    self.presence.came();
                     failed = 0;
                     if let Some(ready) = ready.take() {
                         let _ = ready.send(Ok(()));
                     }
                     let start = Instant::now();
                     let ended = channel.serve(&mut self, &mut deliveries).await;
+                    self.presence.went();
                     if start.elapsed() > GOOD {
                         backoff.reset();
                     }

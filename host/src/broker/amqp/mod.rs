@@ -38,9 +38,9 @@ use self::consumer::{Consumer, HANDED_OUT, Phase};
 use self::publisher::{Job, PublishError};
 use self::target::{StartError, Target};
 use super::options::Names;
-use super::{Broker, BrokerError, Delivery, Reconnect, Strategy};
+use super::{Broker, BrokerError, Delivery, Presence, Reconnect, Strategy};
 use crate::message::Outgoing;
-use crate::queue::{Queue, Queues};
+use crate::queue::{Exchange, Queue, Queues};
 use crate::tls::Tls;
 
 /// How many connections at a time are made for one message each.
@@ -167,6 +167,7 @@ pub struct AmqpBroker {
     publisher: OnceLock<(mpsc::Sender<Job>, Running)>,
     /// Who may open a connection for one message.
     alone: Semaphore,
+    presence: Presence,
 }
 
 /// A task and how to end it.
@@ -212,6 +213,7 @@ impl AmqpBroker {
             consumers: Mutex::default(),
             publisher: OnceLock::new(),
             alone: Semaphore::new(ALONE),
+            presence: Presence::default(),
         })
     }
 
@@ -288,6 +290,7 @@ impl Broker for AmqpBroker {
             phase: phases,
             quorum_seen: false,
             delays_ready: false,
+            presence: self.presence.clone(),
         };
         let (handed_out, deliveries) = mpsc::channel(HANDED_OUT);
         let (ready, started) = oneshot::channel();
@@ -296,6 +299,10 @@ impl Broker for AmqpBroker {
         lock(&self.consumers).push(Running { phase, task });
         let gone = || Err(BrokerError::Connection("the broker was closed".into()));
         started.await.unwrap_or_else(|_| gone()).map(|()| deliveries)
+    }
+
+    fn presence(&self) -> Presence {
+        self.presence.clone()
     }
 
     fn set_prefetch(&self, prefetch: u32) {
@@ -313,6 +320,14 @@ impl Broker for AmqpBroker {
             .map_err(StartError::into_error)?;
         let declared = declare::declare(&connection.channel, queue).await;
         leave(connection, queue, declared).await
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        let connected = self.target.write.connect().await;
+        let connection = connected.map_err(StartError::into_error)?;
+        let declared = declare::exchange(&connection.channel, exchange).await;
+        let queue = Queue::bound("", exchange.clone(), "");
+        leave(connection, &queue, declared).await
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::claims::Claims;
 use super::keys::Keys;
 use super::restore::cut;
-use crate::broker::{Delivery, Reconnect, Verdict};
+use crate::broker::{Delivery, Presence, Reconnect, Verdict};
 use crate::message::envelope;
 use crate::redis_link::Link;
 use crate::redis_url::RedisUrl;
@@ -42,6 +42,7 @@ pub(super) struct Fetcher {
     pub(super) claims: Arc<Claims>,
     pub(super) deliveries: mpsc::Sender<Delivery>,
     pub(super) stop: watch::Receiver<bool>,
+    pub(super) presence: Presence,
 }
 
 impl Fetcher {
@@ -79,6 +80,7 @@ impl Fetcher {
                 }
                 Err(error) => {
                     failed += 1;
+                    self.presence.went();
                     if !self.reconnect.allows(false, failed) {
                         tracing::error!(
                             "consumer: Cannot take messages from {}: {error}. No more attempts are made",
@@ -151,6 +153,7 @@ impl Fetcher {
             }
         };
         self.link.worked();
+        self.presence.came();
         if !was_up {
             tracing::info!("Connected to {}", self.link.url());
         }

@@ -32,9 +32,9 @@ use self::keys::Keys;
 use self::publish::Letter;
 use self::settle::Order;
 use super::exchanges::Exchanges;
-use super::{Broker, BrokerError, Delivery};
+use super::{Broker, BrokerError, Delivery, Presence};
 use crate::message::{Outgoing, envelope};
-use crate::queue::Queue;
+use crate::queue::{Exchange, Queue};
 use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_refusal};
 use crate::redis_url::RedisUrl;
 
@@ -58,6 +58,7 @@ pub struct RedisBroker {
     consumption: Mutex<Option<Consumption>>,
     sweeper: Mutex<Option<(watch::Sender<bool>, JoinHandle<()>)>>,
     tasks: Mutex<Vec<AbortHandle>>,
+    presence: Presence,
 }
 
 struct Consumption {
@@ -98,6 +99,7 @@ impl RedisBroker {
             consumption: Mutex::new(None),
             sweeper: Mutex::new(None),
             tasks: Mutex::default(),
+            presence: Presence::default(),
         })
     }
 
@@ -129,6 +131,7 @@ impl RedisBroker {
             match self.bind(&mut link, queues).await {
                 Ok(()) => {
                     tracing::info!("Connected to {}", self.url);
+                    self.presence.came();
                     link.worked();
                     return Ok(link);
                 }
@@ -221,6 +224,7 @@ impl Broker for RedisBroker {
                 claims: Arc::clone(&self.claims),
                 deliveries,
                 stop: stopped,
+                presence: self.presence.clone(),
             }
             .run(),
         );
@@ -242,6 +246,10 @@ impl Broker for RedisBroker {
         self.claims.set_prefetch(prefetch);
     }
 
+    fn presence(&self) -> Presence {
+        self.presence.clone()
+    }
+
     fn pause(&self) -> bool {
         self.claims.set_prefetch(claims::PAUSED);
         true
@@ -254,6 +262,11 @@ impl Broker for RedisBroker {
         let mut link = Link::new(self.write.clone(), RESPONSE_TIMEOUT);
         let bound = self.bind(&mut link, queue).await;
         bound.map_err(|error| failed(&self.write, &error))
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        self.exchanges.know(exchange);
+        Ok(())
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
