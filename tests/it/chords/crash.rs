@@ -35,7 +35,7 @@ const BROKER: Way = Way {
         let has = |bytes: &[u8]| said.windows(bytes.len()).any(|window| window == bytes);
         has(BASIC_ACK) || has(b"argsrepr")
     },
-    requests: 6,
+    requests: 9,
     sends: "late_chains",
 };
 
