@@ -157,14 +157,7 @@ pub fn mailbox(settings: &Settings) -> Result<Option<Mailbox>, BrokerError> {
     if !settings.worker_enable_remote_control {
         return Ok(None);
     }
-    let options = control::Options {
-        exchange: settings.control_exchange.clone(),
-        ttl: settings.control_queue_ttl,
-        expires: settings.control_queue_expires,
-        exclusive: settings.control_queue_exclusive,
-        durable: settings.control_queue_durable,
-        ..control::Options::default()
-    };
+    let options = settings.control();
     // What holds for quorum queues does not hold for a mailbox.
     let own = Settings {
         worker_detect_quorum_queues: false,

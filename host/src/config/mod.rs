@@ -6,6 +6,7 @@ mod canvas;
 pub mod connect;
 pub mod content;
 pub mod elsewhere;
+mod control;
 mod execution;
 mod grants;
 mod queues;

@@ -47,6 +47,10 @@ impl Broker for Remembering {
         Ok(deliveries.expect("it is consumed once"))
     }
 
+    async fn set_queues(&self, _: &[Queue]) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
     fn set_prefetch(&self, prefetch: u32) {
         self.prefetch.lock().unwrap().push(prefetch);
     }
