@@ -57,11 +57,11 @@ pub use prefetch::Prefetch;
 
 use acked::Acked;
 use active::{Active, Here, Progress};
+use consuming::Consuming;
 use effects::Applied;
 use errands::Ledger;
 use known::Known;
 use prefetch::Counted;
-use consuming::Consuming;
 use rates::Rates;
 use revoking::Revoking;
 use slots::{Slot, Slots};
@@ -224,7 +224,6 @@ impl Execution {
             shutdown,
         }
     }
-
 
     /// From the message to a task of this worker. What cannot be run is settled here.
     async fn understand(&self, delivery: Delivery) -> Option<(Task, Receipt)> {
@@ -461,12 +460,20 @@ impl Execution {
     }
 
     fn call(&self, task: &Task, component: &Component, acked: &Acked) -> Call {
+        // Its limits may have been changed while it waited.
+        let limits = match self.tasks.find(&task.request.task) {
+            Some((_, now)) if now.limits() != task.definition.limits() => {
+                let plan = admit::plan(&task.request, &now, &self.options.defaults);
+                (plan.time_limit, plan.soft_time_limit)
+            }
+            _ => (task.plan.time_limit, task.plan.soft_time_limit),
+        };
         Call {
             request: Arc::clone(&task.request),
             definition: Arc::clone(&task.definition),
             hostname: Arc::clone(&self.options.hostname),
-            time_limit: admit::seconds(task.plan.time_limit),
-            soft_time_limit: admit::seconds(task.plan.soft_time_limit),
+            time_limit: admit::seconds(limits.0),
+            soft_time_limit: admit::seconds(limits.1),
             ignore_result: task.plan.ignore_result,
             nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request, acked),

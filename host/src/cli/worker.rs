@@ -228,7 +228,7 @@ impl Worker {
             }
         }
         let sandbox = super::sandbox(&settings, options.most_slots)?;
-        let registry = registry(&settings, &sandbox).await;
+        let registry = load(&settings, &sandbox).await;
         anyhow::ensure!(
             registry.names().next().is_some(),
             "no component could be loaded; `celerybox check` says why"
@@ -244,7 +244,7 @@ impl Worker {
             let (settings, sandbox) = (Arc::clone(&settings), sandbox.clone());
             Box::new(move || {
                 let (settings, sandbox) = (Arc::clone(&settings), sandbox.clone());
-                async move { registry(&settings, &sandbox).await }.boxed()
+                async move { load(&settings, &sandbox).await }.boxed()
             })
         });
         let mailbox = open_mailbox(&settings, &execution).await?;
@@ -265,7 +265,7 @@ impl Worker {
 }
 
 /// The tasks of the components as they are on the disk now, with the worker's own.
-async fn registry(settings: &Settings, sandbox: &Sandbox) -> Registry {
+async fn load(settings: &Settings, sandbox: &Sandbox) -> Registry {
     let mut registry = super::load(settings, sandbox).await;
     registry.add_builtins(settings.result_chord_retry_interval);
     registry.annotate(|definition| annotate(definition, &settings.task_annotations));
@@ -280,7 +280,12 @@ async fn open_mailbox(
     let Some((broker, options)) = connect::mailbox(settings)? else {
         return Ok(None);
     };
-    let mailbox = Mailbox::new(Arc::clone(&broker), Arc::clone(execution), options, settings.about());
+    let mailbox = Mailbox::new(
+        Arc::clone(&broker),
+        Arc::clone(execution),
+        options,
+        settings.about(),
+    );
     let (opened, open) = oneshot::channel();
     let serving = tokio::spawn(async move { mailbox.run(opened).await });
     tokio::select! {

@@ -58,22 +58,32 @@ impl Settings {
             conf,
             conf_with_defaults: all,
             broker: self.broker_info(),
-            results: self
-                .result_backend
-                .as_deref()
-                .map_or("disabled".into(), |url| url.split(':').next().unwrap_or_default().to_owned()),
+            results: self.result_backend.as_deref().map_or("disabled".into(), |url| {
+                url.split(':').next().unwrap_or_default().to_owned()
+            }),
             pool_restarts: self.worker_pool_restarts,
             started: Instant::now(),
         }
     }
 
     fn broker_info(&self) -> Value {
-        let first = self.broker_url.as_ref().and_then(|urls| urls.all().next().map(str::to_owned));
+        let first = self
+            .broker_url
+            .as_ref()
+            .and_then(|urls| urls.all().next().map(str::to_owned));
         let url = first.as_deref().and_then(|url| url::Url::parse(url).ok());
         let scheme = url.as_ref().map_or("filesystem", |url| url.scheme());
-        let user = url.as_ref().map(url::Url::username).filter(|user| !user.is_empty());
+        let user = url
+            .as_ref()
+            .map(url::Url::username)
+            .filter(|user| !user.is_empty());
         let path = url.as_ref().map_or("", |url| url.path());
-        let alternates = self.broker_url.iter().flat_map(OneOrMany::all).skip(1).map(masked);
+        let alternates = self
+            .broker_url
+            .iter()
+            .flat_map(OneOrMany::all)
+            .skip(1)
+            .map(masked);
         let mut options = serde_json::to_value(&self.broker_transport_options).unwrap_or_default();
         hide(&mut options);
         json!({
@@ -117,7 +127,9 @@ fn shown(settings: &Settings) -> Map<String, Value> {
 /// Hides what may be a secret: by its name, and passwords of URLs.
 fn hide(value: &mut Value) {
     match value {
-        Value::String(text) if text.contains("://") => *text = masked(text).replace(":**@", &format!(":{HIDDEN}@")),
+        Value::String(text) if text.contains("://") => {
+            *text = masked(text).replace(":**@", &format!(":{HIDDEN}@"))
+        }
         Value::Array(values) => values.iter_mut().for_each(hide),
         Value::Object(map) => {
             for (name, value) in map {
@@ -146,9 +158,15 @@ mod tests {
         )
         .unwrap();
         let about = settings.about();
-        let all = format!("{about:?} {}", json!([about.conf, about.conf_with_defaults, about.broker]));
+        let all = format!(
+            "{about:?} {}",
+            json!([about.conf, about.conf_with_defaults, about.broker])
+        );
         assert!(!all.contains("secret@") && !all.contains("\"secret\""), "{all}");
-        assert_eq!(about.conf["broker_url"], json!(["redis://:********@h", "redis://u:********@i"]));
+        assert_eq!(
+            about.conf["broker_url"],
+            json!(["redis://:********@h", "redis://u:********@i"])
+        );
         assert_eq!(about.conf["security_key_password"], HIDDEN);
     }
 

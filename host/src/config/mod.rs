@@ -5,8 +5,8 @@
 mod canvas;
 pub mod connect;
 pub mod content;
-pub mod elsewhere;
 mod control;
+pub mod elsewhere;
 mod execution;
 mod grants;
 mod queues;

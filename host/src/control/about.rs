@@ -28,7 +28,11 @@ impl About {
     pub(super) fn report(&self) -> String {
         let uname = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
-        let transport = self.broker.get("transport").and_then(Value::as_str).unwrap_or_default();
+        let transport = self
+            .broker
+            .get("transport")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let mut report = format!(
             "\nsoftware -> celery:5.7 (protocol; this is celerybox:{version})\n            wasm:wasmtime\nplatform -> \
              system:{system} arch:{arch}\n            kernel version:{kernel} imp:Rust\nloader   -> \

@@ -22,10 +22,10 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
-use self::commands::Answer;
-use self::request::{Asked, Reply};
 pub use self::about::About;
+use self::commands::Answer;
 pub use self::commands::Group;
+use self::request::{Asked, Reply};
 use self::resources::Samples;
 use crate::broker::{Broker, Delivery};
 use crate::execution::Execution;

@@ -13,7 +13,10 @@ pub(super) fn usage() -> Option<BTreeMap<&'static str, f64>> {
     let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
     // The name of the process is in brackets and may hold anything.
     let (_, fields) = stat.rsplit_once(')')?;
-    let fields: Vec<f64> = fields.split_whitespace().map(|field| field.parse().unwrap_or(0.0)).collect();
+    let fields: Vec<f64> = fields
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0.0))
+        .collect();
     let field = |number: usize| fields.get(number - 3).copied().unwrap_or(0.0);
     let ticks = rustix::param::clock_ticks_per_second() as f64;
     let line = |text: &str, name: &str| number(text, name).unwrap_or(0.0);

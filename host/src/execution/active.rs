@@ -240,17 +240,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_task_that_runs_can_be_ended() {
+    async fn only_a_task_that_runs_is_ended_at_once() {
         let active = Arc::<Active>::default();
         let entered = |id: &str| active.enter(&Arc::new(request(json!({"id": id, "task": "t"}))));
         let (one, two) = (entered("a"), entered("b"));
         one.at(Progress::Active);
         two.at(Progress::Reserved);
         assert_eq!(active.reserved(), 2);
-        assert!(!active.terminate("b") && !active.terminate("c"));
+        let end = |id: &str| active.terminate(|request| request.id == id, 9);
+        assert_eq!((end("b"), end("c")), (1, 0));
+        assert!(active.runs("a") && !active.runs("b"));
         // Ended before it looks: it is told all the same.
-        assert!(active.terminate("a"));
-        one.terminated().await;
+        assert_eq!(end("a"), 1);
+        assert_eq!(one.terminated().await, 9);
+        assert_eq!(active.begun(), BTreeMap::from([("t".to_owned(), 1)]));
         drop(one);
         assert_eq!((active.entries().len(), active.reserved()), (1, 1));
         assert!(active.entries()[0].line().starts_with("t[b] Reserved for 0."));

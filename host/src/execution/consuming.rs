@@ -76,8 +76,10 @@ impl Consuming {
             let (new, gone) = (without(&queues, &followed), without(&followed, &queues));
             match broker.set_queues(&queues).await {
                 Ok(()) => {
-                    new.iter().for_each(|queue| info!("Started consuming from {}", queue.name));
-                    gone.iter().for_each(|queue| info!("No longer consuming from {}", queue.name));
+                    new.iter()
+                        .for_each(|queue| info!("Started consuming from {}", queue.name));
+                    gone.iter()
+                        .for_each(|queue| info!("No longer consuming from {}", queue.name));
                     followed = queues;
                 }
                 Err(error @ BrokerError::Connection(_)) => {

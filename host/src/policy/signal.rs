@@ -10,9 +10,9 @@ pub const TERM: i32 = 15;
 
 /// Linux' signals by number, from 1 on.
 const NAMES: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-    "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 /// The number of a signal, given as such or by name, with or without SIG, in any case; else Python's text of the error.
@@ -39,7 +39,9 @@ pub fn signal(value: &Value) -> Result<i32, String> {
 }
 
 fn in_range(number: i64) -> Result<i32, String> {
-    let number = i32::try_from(number).ok().filter(|number| (1..=64).contains(number));
+    let number = i32::try_from(number)
+        .ok()
+        .filter(|number| (1..=64).contains(number));
     number.ok_or_else(|| "ValueError('signal number out of range')".into())
 }
 
@@ -65,7 +67,14 @@ mod tests {
             signal(&json!("FOO")).unwrap_err(),
             r#"AttributeError("module 'signal' has no attribute 'SIGFOO'")"#
         );
-        for wrong in [json!(0), json!(65), json!(-9), json!("1e9"), json!(["KILL"]), json!(1.5)] {
+        for wrong in [
+            json!(0),
+            json!(65),
+            json!(-9),
+            json!("1e9"),
+            json!(["KILL"]),
+            json!(1.5),
+        ] {
             assert!(signal(&wrong).is_err(), "{wrong}");
         }
     }

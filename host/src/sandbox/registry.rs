@@ -91,7 +91,10 @@ impl Registry {
             if !is_broken || !component.definitions().iter().all(is_free) {
                 continue;
             }
-            let own = earlier.tasks.iter().filter(|(_, (other, _))| Arc::ptr_eq(other, component));
+            let own = earlier
+                .tasks
+                .iter()
+                .filter(|(_, (other, _))| Arc::ptr_eq(other, component));
             let own = own.map(|(name, entry)| (name.clone(), entry.clone()));
             self.tasks.extend(own);
             self.components.push(Arc::clone(component));
@@ -158,7 +161,9 @@ pub async fn load_all(sandbox: &Sandbox, paths: &[PathBuf], progress: bool) -> R
     for path in paths {
         match files_of(path) {
             Ok(found) => files.extend(found),
-            Err(error) => registry.broken.push((path.clone(), Arc::new(LoadError::Read(error)))),
+            Err(error) => registry
+                .broken
+                .push((path.clone(), Arc::new(LoadError::Read(error)))),
         }
     }
     files.dedup();

@@ -151,6 +151,12 @@ impl Sent {
 const ACK: Option<Verdict> = Some(Verdict::Ack);
 
 impl Lab {
+    /// Revokes a task and ends it if it runs; whether it is here.
+    fn end(&self, id: &str) -> bool {
+        self.worker.revoke(id);
+        self.worker.terminate(|request| request.id == id, 15) > 0
+    }
+
     async fn new(options: Options) -> Lab {
         Lab::granting(options, Grants::default()).await
     }

@@ -104,7 +104,10 @@ impl<'a> Arguments<'a> {
     /// A number of seconds.
     pub(super) fn seconds(&self, name: &str) -> Result<Option<f64>, Refused> {
         let wrong = |value| {
-            let text = format!("{name} must be a number of seconds, not {:.100}", repr::value(value));
+            let text = format!(
+                "{name} must be a number of seconds, not {:.100}",
+                repr::value(value)
+            );
             Refused::new("TypeError", &text)
         };
         self.get(name)
@@ -158,7 +161,9 @@ mod tests {
     #[test]
     fn missing_and_unknown_arguments_read_like_python() {
         let checked = |arguments, required: &[&str], only| {
-            with(arguments, |arguments| arguments.check("f", required, only).err().map(|error| error.0))
+            with(arguments, |arguments| {
+                arguments.check("f", required, only).err().map(|error| error.0)
+            })
         };
         assert_eq!(checked(json!({"a": 1, "x": 2}), &["a"], None), None);
         assert_eq!(
@@ -177,7 +182,11 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_are_bounded_or_refused() {
-        let count = |n: Value| with(json!({"n": n}), |arguments| arguments.count("n").map_err(|error| error.0));
+        let count = |n: Value| {
+            with(json!({"n": n}), |arguments| {
+                arguments.count("n").map_err(|error| error.0)
+            })
+        };
         assert_eq!(count(json!(null)), Ok(None));
         assert_eq!(count(json!(3)), Ok(Some(3)));
         assert_eq!(count(json!(3.0)), Ok(Some(3)));
@@ -189,9 +198,11 @@ mod tests {
 
     #[test]
     fn ids_are_counted_and_there_once() {
-        let read = |ids: Value| with(json!({"ids": ids}), |arguments| {
-            arguments.ids("ids").map(|ids| ids.len()).map_err(|error| error.0)
-        });
+        let read = |ids: Value| {
+            with(json!({"ids": ids}), |arguments| {
+                arguments.ids("ids").map(|ids| ids.len()).map_err(|error| error.0)
+            })
+        };
         assert_eq!(read(json!(["a", "b", "a", 1])), Ok(2));
         assert_eq!(read(json!("a")), Ok(1));
         assert_eq!(read(json!(null)), Ok(0));

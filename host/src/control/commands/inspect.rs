@@ -98,7 +98,8 @@ pub(super) fn memdump(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
 }
 
 pub(super) fn objgraph(_: &State<'_>, _: &Arguments<'_>) -> Done {
-    let text = "objgraph: there are no Python objects in this worker; memsample tells how much memory it uses";
+    let text =
+        "objgraph: there are no Python objects in this worker; memsample tells how much memory it uses";
     Err(Refused::new("NotImplementedError", text))
 }
 
@@ -146,6 +147,9 @@ pub(super) fn stats(state: &State<'_>, _: &Arguments<'_>) -> Done {
     );
     put("broker", state.about.broker.clone());
     put("prefetch_count", json!(execution.prefetch.current()));
-    put("rusage", resources::usage().map_or(json!("N/A"), |usage| json!(usage)));
+    put(
+        "rusage",
+        resources::usage().map_or(json!("N/A"), |usage| json!(usage)),
+    );
     value(stats)
 }

@@ -131,7 +131,9 @@ const fn tunes(name: &'static str, required: &'static [&'static str], obey: Obey
 /// Every command.
 const COMMANDS: &[Command] = &[
     look("ping", |_, _| ok("pong")),
-    look("clock", |state, _| value(json!({"clock": state.execution.clock.now()}))),
+    look("clock", |state, _| {
+        value(json!({"clock": state.execution.clock.now()}))
+    }),
     look("stats", inspect::stats),
     look("report", inspect::report).only(&[]),
     look("conf", inspect::conf).or("dump_conf"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::arguments::{Arguments, ids};
-use super::{Answer, Done, Group, Refused, State, ok, value};
+use super::{Done, Group, Refused, State, ok, value};
 use crate::message::repr;
 
 /// The answers are Python's texts of a set and of a list.
@@ -48,7 +48,10 @@ fn set(texts: &[&str]) -> String {
     if texts.is_empty() {
         return "set()".into();
     }
-    let texts: Vec<String> = texts.iter().map(|text| repr::value(&Value::from(*text))).collect();
+    let texts: Vec<String> = texts
+        .iter()
+        .map(|text| repr::value(&Value::from(*text)))
+        .collect();
     format!("{{{}}}", texts.join(", "))
 }
 
@@ -56,7 +59,8 @@ pub(super) fn revoke_by_stamped_headers(state: &State<'_>, arguments: &Arguments
     let signal = arguments.signal()?;
     let headers = headers(arguments.get("headers"))?;
     let shown = repr::value(&Value::Object(headers.clone()));
-    let revoked: Vec<(&String, Vec<&Value>)> = headers.iter().map(|(name, value)| (name, list(value))).collect();
+    let revoked: Vec<(&String, Vec<&Value>)> =
+        headers.iter().map(|(name, value)| (name, list(value))).collect();
     for (name, values) in &revoked {
         let values = values.iter().map(|value| (*value).clone());
         if !state.execution.known.revoke_by_stamp(name, values) {
@@ -93,7 +97,11 @@ pub(super) fn revoke_by_stamped_headers(state: &State<'_>, arguments: &Arguments
     }
     let hits = hits.iter().map(|(name, values)| {
         let values: Vec<String> = values.iter().map(repr::value).collect();
-        format!("{}: {{{}}}", repr::value(&name.as_str().into()), values.join(", "))
+        format!(
+            "{}: {{{}}}",
+            repr::value(&name.as_str().into()),
+            values.join(", ")
+        )
     });
     let hits: Vec<String> = hits.collect();
     ok(&format!(
@@ -115,7 +123,10 @@ fn headers(value: Option<&Value>) -> Result<Map<String, Value>, Refused> {
             let headers: Option<Map<_, _>> = pairs.iter().map(pair).collect();
             headers.ok_or_else(|| Refused::new("IndexError", "list index out of range"))
         }
-        _ => Err(Refused::new("TypeError", "headers must be a map, or a list of name=value")),
+        _ => Err(Refused::new(
+            "TypeError",
+            "headers must be a map, or a list of name=value",
+        )),
     }
 }
 
@@ -158,7 +169,10 @@ mod tests {
         let read = |value: Value| headers(Some(&value)).map(Value::Object).map_err(|error| error.0);
         assert_eq!(read(json!({"a": [1]})), Ok(json!({"a": [1]})));
         assert_eq!(read(json!(["a=b", "c=d=e"])), Ok(json!({"a": "b", "c": "d"})));
-        assert_eq!(read(json!(["a"])), Err("IndexError('list index out of range')".into()));
+        assert_eq!(
+            read(json!(["a"])),
+            Err("IndexError('list index out of range')".into())
+        );
         assert!(read(json!("a=b")).is_err());
     }
 }

@@ -16,7 +16,10 @@ pub(super) fn rate_limit(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
         Some(Value::String(text)) => (text.clone(), text.is_empty()),
         Some(Value::Number(number)) => (number.to_string(), number.as_f64() == Some(0.0)),
         Some(other) => {
-            let text = format!("a rate limit is a text like 10/m, not {:.100}", repr::value(other));
+            let text = format!(
+                "a rate limit is a text like 10/m, not {:.100}",
+                repr::value(other)
+            );
             return Err(Refused::new("TypeError", &text));
         }
     };
@@ -27,7 +30,10 @@ pub(super) fn rate_limit(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
         }
         let problem = match number.trim().parse::<f64>() {
             Ok(_) => format!("not a number of tasks: {}", repr::value(&number.into())),
-            Err(_) => format!("could not convert string to float: {}", repr::value(&number.into())),
+            Err(_) => format!(
+                "could not convert string to float: {}",
+                repr::value(&number.into())
+            ),
         };
         let problem = repr::value(&problem.into());
         return nok(&format!("Invalid rate limit string: ValueError({problem})"));
@@ -78,7 +84,8 @@ fn made(name: &str, arguments: &Map<String, Value>) -> Result<Queue, Refused> {
         .collect();
     options.entry("exchange").or_insert_with(|| name.into());
     options.entry("exchange_type").or_insert_with(|| "direct".into());
-    let table = toml::Value::try_from(json!({ name: options })).map_err(|error| Refused::value(&error.to_string()))?;
+    let table = toml::Value::try_from(json!({ name: options }))
+        .map_err(|error| Refused::value(&error.to_string()))?;
     let mut wrong = Vec::new();
     let mut queues = queue::queues(&table, &mut wrong);
     match (queues.pop(), wrong.is_empty()) {
@@ -94,7 +101,11 @@ pub(super) fn cancel_consumer(state: &State<'_>, arguments: &Arguments<'_>) -> D
 }
 
 /// How many slots a command means.
-fn slots(state: &State<'_>, arguments: &Arguments<'_>, command: &str) -> Result<Result<u32, String>, Refused> {
+fn slots(
+    state: &State<'_>,
+    arguments: &Arguments<'_>,
+    command: &str,
+) -> Result<Result<u32, String>, Refused> {
     if state.execution.slots.autoscale().is_some() {
         let text = format!("{command} is not supported with autoscale. Adjust autoscale range instead.");
         return Ok(Err(text));
@@ -186,7 +197,9 @@ pub(super) fn disable_events(state: &State<'_>, _: &Arguments<'_>) -> Done {
 }
 
 pub(super) fn heartbeat(state: &State<'_>, _: &Arguments<'_>) -> Done {
-    state.execution.listeners.events.heartbeat();
+    let fields = json!({"freq": 5});
+    let fields = fields.as_object().cloned().unwrap_or_default();
+    state.execution.listeners.events.send("worker-heartbeat", fields);
     value(Value::Null)
 }
 
@@ -205,15 +218,24 @@ mod tests {
 
     #[test]
     fn a_queue_is_made_as_celery_makes_it() {
-        let made = queue(json!({"queue": "q", "exchange": null, "exchange_type": "direct", "routing_key": null})).unwrap();
+        let made =
+            queue(json!({"queue": "q", "exchange": null, "exchange_type": "direct", "routing_key": null}))
+                .unwrap();
         assert_eq!(made, Queue::named("q"));
-        let topic = queue(json!({"exchange": "x", "exchange_type": "topic", "routing_key": "a.#", "durable": false}));
+        let topic =
+            queue(json!({"exchange": "x", "exchange_type": "topic", "routing_key": "a.#", "durable": false}));
         let topic = topic.unwrap();
-        assert_eq!((topic.exchange.name.as_str(), topic.routing_key.as_str()), ("x", "a.#"));
+        assert_eq!(
+            (topic.exchange.name.as_str(), topic.routing_key.as_str()),
+            ("x", "a.#")
+        );
         assert_eq!(topic.exchange.kind, queue::ExchangeKind::Topic);
         assert!(!topic.durable && !topic.exchange.durable);
         let wrong = queue(json!({"exchange_type": "topics"})).unwrap_err();
-        assert!(wrong.starts_with("ValueError(") && wrong.contains("topic"), "{wrong}");
+        assert!(
+            wrong.starts_with("ValueError(") && wrong.contains("topic"),
+            "{wrong}"
+        );
         assert!(queue(json!({"no_such_option": 1})).is_err());
     }
 }
