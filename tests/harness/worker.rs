@@ -73,11 +73,16 @@ impl Worker {
 
     /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`.
     pub fn python(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
+        let alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"];
+        Worker::python_in_full(place, settings, &[&alone, arguments].concat())
+    }
+
+    /// The same with heartbeats and all that it says to its neighbours.
+    pub fn python_in_full(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
         let mut command = interpreter(place);
         command
             .env("TEST_SETTINGS", settings.to_string())
             .args(["-m", "celery", "-A", "proj", "worker", "-l", "INFO"])
-            .args(["--without-gossip", "--without-mingle", "--without-heartbeat"])
             .args(arguments);
         Worker::run("celery worker", &mut command)
     }
