@@ -76,7 +76,7 @@ impl Execution {
                     Ok(())
                 }
                 Effect::Follow(step) => {
-                    self.steps.carry_out(step).await?;
+                    Box::pin(self.steps.carry_out(step)).await?;
                     Ok(())
                 }
                 Effect::Store(result) => self.store(result).await,
@@ -88,7 +88,7 @@ impl Execution {
                     Some(task) => Box::pin(self.prevent(task, *prevent)).await,
                     None => Ok(()),
                 },
-                Effect::Tell(step) => self.steps.carry_out(step).await,
+                Effect::Tell(step) => Box::pin(self.steps.carry_out(step)).await,
                 Effect::Errback(errback) => {
                     if let Some(task) = task {
                         Box::pin(self.errback(task, *errback)).await;
