@@ -22,8 +22,9 @@ async fn a_task_ends_at_once_wherever_it_is() {
     let address = silent.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.toml");
-    let grants =
-        format!("[component]\nreach.network = ['{address}']\nsender.send_to = {{ queues = ['*'], tasks = ['*'] }}\n");
+    let grants = format!(
+        "[component]\nreach.network = ['{address}']\nsender.send_to = {{ queues = ['*'], tasks = ['*'] }}\n"
+    );
     std::fs::write(&config, grants).unwrap();
     let settings = Settings::load(Some(&config)).unwrap();
     let sandbox = Sandbox::new(Limits::default(), 4, None).unwrap();
