@@ -10,6 +10,7 @@ mod list;
 mod log;
 mod result;
 mod run;
+mod watch;
 mod worker;
 
 use std::path::PathBuf;

@@ -8,8 +8,10 @@ use super::{OneOrMany, Settings};
 use crate::control::{About, Options};
 use crate::masked::masked;
 
-/// What is in the names of settings, or of their parts, whose values nobody sees (Celery's list).
-const SECRET: [&str; 8] = [
+/// What is in the names of settings, or of their parts, whose values nobody sees: Celery's list, and headers of
+/// requests, which hold tokens.
+const SECRET: [&str; 9] = [
+    "HEADERS",
     "API",
     "TOKEN",
     "KEY",
@@ -161,7 +163,8 @@ mod tests {
             "broker_url = ['redis://:secret@h', 'redis://u:secret@i']\n\
              result_backend = 'redis://:secret@h/1?password=secret'\nsecurity_key_password = 'secret'\n\
              broker_transport_options = { sentinel_kwargs = { password = 'secret' } }\n\
-             [component.a.environment]\nWHATEVER = 'secret'",
+             [component.a.environment]\nWHATEVER = 'secret'\n\
+             [traces.headers]\nX-Own = 'secret'",
         )
         .unwrap();
         let about = settings.about();
