@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::BrokerError;
-use crate::queue::{ExchangeKind, Queue, Queues};
+use crate::queue::{Exchange, ExchangeKind, Queue, Queues};
 
 /// The types of exchanges, as far as queues of ours are bound to them. On transports that emulate exchanges, whoever
 /// sends has to know the type, as in kombu.
@@ -32,6 +32,12 @@ impl Exchanges {
         }
         self.add(queues);
         Ok(())
+    }
+
+    /// Learns of one exchange.
+    pub(super) fn know(&self, exchange: &Exchange) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(exchange.name.clone(), exchange.kind);
     }
 
     /// Whether messages to this exchange go to all of its queues.

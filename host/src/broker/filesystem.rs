@@ -23,7 +23,7 @@ use super::exchanges::Exchanges;
 use super::options::Names;
 use super::{Broker, BrokerError, Delivery, Presence, Reconnect};
 use crate::message::{Outgoing, Route, envelope};
-use crate::queue::{Queue, Queues};
+use crate::queue::{Exchange, Queue, Queues};
 
 /// How many messages may wait for whoever receives them; with a prefetch of 0 this is the only limit.
 const CHANNEL: usize = 256;
@@ -236,6 +236,11 @@ impl Broker for FilesystemBroker {
             exchange::bind(&control, &queue).map_err(failed(folder))
         })
         .await
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        self.exchanges.know(exchange);
+        Ok(())
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {

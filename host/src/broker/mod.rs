@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::message::{Message, Outgoing, Route};
 use crate::policy::publish::RetryPolicy;
-use crate::queue::Queue;
+use crate::queue::{Exchange, Queue};
 
 pub use backoff::Backoff;
 pub use failover::{Reconnect, Strategy};
@@ -206,6 +206,12 @@ pub trait Broker: Send + Sync {
 
     /// Makes sure that `queue` exists and is bound, as a client does before it sends there (contract section 1.8).
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError>;
+
+    /// Makes sure that an exchange exists that messages are sent to without a queue of ours behind it.
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        let _ = exchange;
+        Ok(())
+    }
 
     /// Throws away the messages of a queue that nobody has taken; how many (`--purge`). A queue that is not there
     /// has none.

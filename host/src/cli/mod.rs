@@ -10,6 +10,7 @@ mod list;
 mod log;
 mod result;
 mod run;
+mod telling;
 mod watch;
 mod worker;
 

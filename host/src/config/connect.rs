@@ -17,10 +17,13 @@ use crate::broker::options::Names;
 use crate::broker::redis::{self, RedisBroker};
 use crate::broker::{Broker, BrokerError, Reconnect, Strategy};
 use crate::control;
+use crate::message::content::Writer;
 use crate::nearest::did_you_mean;
 use crate::policy::admit::seconds;
+use crate::queue::{Exchange, ExchangeKind, Queue};
 use crate::redis_url::Connecting;
 use crate::tls::Tls;
+use uuid::Uuid;
 
 /// As good as for ever.
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -166,13 +169,53 @@ pub fn mailbox(settings: &Settings) -> Result<Option<Mailbox>, BrokerError> {
     if !settings.worker_enable_remote_control {
         return Ok(None);
     }
-    let options = settings.control();
-    // What holds for quorum queues does not hold for a mailbox.
+    Ok(Some((aside(settings)?, settings.control())))
+}
+
+/// A broker with connections of its own, for what goes on beside the tasks.
+pub fn aside(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
+    // What holds for quorum queues does not hold there.
     let own = Settings {
         worker_detect_quorum_queues: false,
         ..settings.clone()
     };
-    Ok(Some((broker(&own)?, options)))
+    broker(&own)
+}
+
+/// Whether workers hear each other on this transport (contract section 7.5).
+pub fn has_neighbours(settings: &Settings) -> Result<bool, BrokerError> {
+    let urls = Urls::of(settings)?;
+    Ok(urls.is_some_and(|urls| matches!(urls.transport, Transport::Amqp | Transport::Redis)))
+}
+
+/// Where events go (contract section 7.1).
+pub fn event_exchange(settings: &Settings) -> Result<Exchange, BrokerError> {
+    let kind = match Urls::of(settings)?.map(|urls| urls.transport) {
+        Some(Transport::Redis) => ExchangeKind::Fanout,
+        Some(Transport::Amqp | Transport::Filesystem) | None => ExchangeKind::Topic,
+    };
+    Ok(Exchange::new(&settings.event_exchange, kind))
+}
+
+/// How events are written.
+pub fn event_writer(settings: &Settings) -> Result<Writer, BrokerError> {
+    let content = settings.content();
+    Ok(content
+        .map_err(|wrong| BrokerError::Config(wrong.join("\n")))?
+        .events)
+}
+
+/// The queue that a worker hears its neighbours through; what they say holds for `freq` seconds.
+pub fn event_queue(settings: &Settings, exchange: Exchange, freq: f64) -> Queue {
+    let name = format!("{}.{}", settings.event_queue_prefix, Uuid::new_v4());
+    Queue {
+        durable: settings.event_queue_durable,
+        exclusive: settings.event_queue_exclusive,
+        auto_delete: !settings.event_queue_durable,
+        expires: settings.event_queue_expires,
+        message_ttl: Some(freq),
+        ..Queue::bound(name, exchange, "worker.#")
+    }
 }
 
 fn config(error: SettingsError) -> BrokerError {
@@ -331,6 +374,44 @@ mod tests {
             Ok(_) => panic!("{text} is no error"),
             Err(error) => error.to_string(),
         }
+    }
+
+    #[test]
+    fn events_go_where_celerys_go() {
+        let exchange = |text: &str| event_exchange(&toml::from_str(text).unwrap()).unwrap();
+        for (url, kind, neighbours) in [
+            ("redis://h", ExchangeKind::Fanout, true),
+            ("amqp://h", ExchangeKind::Topic, true),
+            ("filesystem://", ExchangeKind::Topic, false),
+        ] {
+            let text = format!("broker_url = '{url}'\nevent_exchange = 'mine'");
+            let found = exchange(&text);
+            assert_eq!(
+                (found.kind, found.name.as_str(), found.durable),
+                (kind, "mine", true)
+            );
+            let settings = toml::from_str(&text).unwrap();
+            assert_eq!(has_neighbours(&settings).unwrap(), neighbours, "{url}");
+        }
+        let found = exchange("");
+        assert_eq!(
+            (found.kind, found.name.as_str()),
+            (ExchangeKind::Topic, "celeryev")
+        );
+        let queue = event_queue(&Settings::default(), found.clone(), 2.0);
+        assert!(
+            queue.name.starts_with("celeryev.") && queue.name.len() == 45,
+            "{}",
+            queue.name
+        );
+        assert!(queue.exclusive && queue.auto_delete && !queue.durable);
+        let arguments = serde_json::json!({"x-expires": 60_000, "x-message-ttl": 2000});
+        assert_eq!(serde_json::Value::Object(queue.arguments()), arguments);
+        let own = "event_queue_prefix = 'p'\nevent_queue_exclusive = false\nevent_queue_durable = true\n\
+             event_queue_expires = 7.0";
+        let queue = event_queue(&toml::from_str(own).unwrap(), found, 2.0);
+        assert!(queue.name.starts_with("p.") && queue.durable && !queue.exclusive && !queue.auto_delete);
+        assert_eq!(queue.arguments()["x-expires"], 7000);
     }
 
     #[test]

@@ -41,7 +41,7 @@ use super::consumed::{Consumed, consumed};
 use super::options::Names;
 use super::{Broker, BrokerError, Delivery, Presence, Reconnect, Strategy};
 use crate::message::Outgoing;
-use crate::queue::{Queue, Queues};
+use crate::queue::{Exchange, Queue, Queues};
 use crate::tls::Tls;
 
 /// How many connections at a time are made for one message each.
@@ -361,6 +361,14 @@ impl Broker for AmqpBroker {
             .map_err(StartError::into_error)?;
         let declared = declare::declare(&connection.channel, queue).await;
         leave(connection, queue, declared).await
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        let connected = self.target.write.connect().await;
+        let connection = connected.map_err(StartError::into_error)?;
+        let declared = declare::exchange(&connection.channel, exchange).await;
+        let queue = Queue::bound("", exchange.clone(), "");
+        leave(connection, &queue, declared).await
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {

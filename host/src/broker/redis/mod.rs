@@ -35,7 +35,7 @@ use super::consumed::{Consumed, consumed};
 use super::exchanges::Exchanges;
 use super::{Broker, BrokerError, Delivery, Presence};
 use crate::message::{Outgoing, envelope};
-use crate::queue::Queue;
+use crate::queue::{Exchange, Queue};
 use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_refusal};
 use crate::redis_url::RedisUrl;
 
@@ -282,6 +282,11 @@ impl Broker for RedisBroker {
         let mut link = Link::new(self.write.clone(), RESPONSE_TIMEOUT);
         let bound = self.bind(&mut link, queue).await;
         bound.map_err(|error| failed(&self.write, &error))
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        self.exchanges.know(exchange);
+        Ok(())
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
