@@ -55,7 +55,7 @@ impl Worker {
     pub fn command_through(place: &Place, broker: &str, settings: &Value) -> Command {
         let through = settings_file(place, settings);
         let mut command = Worker::bare_command(&through, place);
-        command.args([
+        with_tasks(&mut command).args([
             "--without-mingle",
             "--broker",
             broker,
@@ -65,9 +65,16 @@ impl Worker {
         command
     }
 
+    /// `celerybox worker` with the place and the settings, for tasks of the test's own.
+    pub fn bare(place: &Place, settings: &Value) -> Command {
+        let mut command = Worker::bare_command(&settings_file(place, settings), place);
+        command.args(place.arguments()).arg("--without-mingle");
+        command
+    }
+
     fn sociable_command(place: &Place, settings: &Value) -> Command {
         let mut command = Worker::bare_command(&settings_file(place, settings), place);
-        command.args(place.arguments());
+        with_tasks(&mut command).args(place.arguments());
         command
     }
 
@@ -75,10 +82,6 @@ impl Worker {
         let mut command = Command::new(celerybox());
         command
             .arg("worker")
-            .arg("--tasks")
-            .arg(tasks())
-            .arg("--tasks")
-            .arg(guests())
             .arg("--config")
             .arg(file)
             .args(["-l", "info"])
@@ -212,4 +215,8 @@ fn inline(value: &Value) -> String {
         .iter()
         .map(|(name, value)| format!("{name:?} = {}", inline(value)));
     format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
+}
+
+fn with_tasks(command: &mut Command) -> &mut Command {
+    command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests())
 }

@@ -172,7 +172,7 @@ impl Gossip {
     fn steps(&self, action: &str) -> Result<Vec<Step>, CanvasError> {
         let signature = Signature::parse(action)?;
         let mut context = Context {
-            defaults: &self.execution.canvas,
+            defaults: &self.execution.tasks.canvas(),
             sender: None,
             now: Timestamp::now(),
             new_id: &mut || Uuid::new_v4().to_string(),

@@ -353,7 +353,7 @@ impl Execution {
             request: Arc::clone(request),
             grants: Arc::clone(component.grants()),
             limits: Arc::clone(component.limits()),
-            canvas: Arc::clone(&self.canvas),
+            canvas: self.tasks.canvas(),
             ledger: Arc::clone(ledger),
         });
         let clerk = Clerk {
