@@ -1,4 +1,3 @@
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -48,10 +47,16 @@ impl Worker {
         command
     }
 
-    /// The same with another way to the broker, which is a server.
+    /// The same without tasks.
+    pub fn bare(place: &Place, settings: &Value) -> Command {
+        let mut command = Worker::bare_command(place, settings);
+        command.args(place.arguments()).arg("--without-mingle");
+        command
+    }
+
+    /// With another way to the broker, which is a server.
     pub fn command_through(place: &Place, broker: &str, settings: &Value) -> Command {
-        let through = settings_file(place, settings);
-        let mut command = Worker::bare_command(&through, place);
+        let mut command = Worker::bare_command(place, settings);
         command.args([
             "--without-mingle",
             "--broker",
@@ -59,23 +64,25 @@ impl Worker {
             "--result-backend",
             &place.backend_url(),
         ]);
+        command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests());
         command
     }
 
     fn sociable_command(place: &Place, settings: &Value) -> Command {
-        let mut command = Worker::bare_command(&settings_file(place, settings), place);
+        let mut command = Worker::bare_command(place, settings);
         command.args(place.arguments());
+        command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests());
         command
     }
 
-    fn bare_command(file: &Path, place: &Place) -> Command {
+    fn bare_command(place: &Place, settings: &Value) -> Command {
+        static FILES: AtomicU32 = AtomicU32::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let file = place.folder().join(format!("settings-{number}.toml"));
+        std::fs::write(&file, toml(settings)).expect("the folder is writable");
         let mut command = Command::new(celerybox());
         command
             .arg("worker")
-            .arg("--tasks")
-            .arg(tasks())
-            .arg("--tasks")
-            .arg(guests())
             .arg("--config")
             .arg(file)
             .args(["-l", "info"])
@@ -174,15 +181,6 @@ impl Worker {
     pub fn peak_memory(&self) -> u64 {
         self.process.peak_memory()
     }
-}
-
-/// Writes the settings into a file of the place.
-fn settings_file(place: &Place, settings: &Value) -> PathBuf {
-    static FILES: AtomicU32 = AtomicU32::new(0);
-    let number = FILES.fetch_add(1, Ordering::Relaxed);
-    let file = place.folder().join(format!("settings-{number}.toml"));
-    std::fs::write(&file, toml(settings)).expect("the folder is writable");
-    file
 }
 
 /// The settings as TOML: one line for each, objects as inline tables. Strings and numbers are written alike in both.

@@ -169,15 +169,7 @@ pub fn mailbox(settings: &Settings) -> Result<Option<Mailbox>, BrokerError> {
     if !settings.worker_enable_remote_control {
         return Ok(None);
     }
-    let options = control::Options {
-        exchange: settings.control_exchange.clone(),
-        ttl: settings.control_queue_ttl,
-        expires: settings.control_queue_expires,
-        exclusive: settings.control_queue_exclusive,
-        durable: settings.control_queue_durable,
-        ..control::Options::default()
-    };
-    Ok(Some((aside(settings)?, options)))
+    Ok(Some((aside(settings)?, settings.control())))
 }
 
 /// A broker with connections of its own, for what goes on beside the tasks.

@@ -10,8 +10,10 @@ mod rates;
 mod revoked;
 mod settings;
 mod stopping;
+mod terminated;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -37,6 +39,8 @@ struct Remembering {
     published: Mutex<Vec<Outgoing>>,
     prefetch: Mutex<Vec<u32>>,
     refuses: AtomicBool,
+    /// Publishing never ends.
+    hangs: AtomicBool,
     deliveries: Mutex<Option<mpsc::Receiver<Delivery>>>,
 }
 
@@ -45,6 +49,10 @@ impl Broker for Remembering {
     async fn consume(&self, _: &[Queue], _: u32) -> Result<mpsc::Receiver<Delivery>, BrokerError> {
         let deliveries = self.deliveries.lock().unwrap().take();
         Ok(deliveries.expect("it is consumed once"))
+    }
+
+    async fn set_queues(&self, _: &[Queue]) -> Result<(), BrokerError> {
+        Ok(())
     }
 
     fn set_prefetch(&self, prefetch: u32) {
@@ -60,6 +68,9 @@ impl Broker for Remembering {
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         if self.refuses.load(Ordering::Relaxed) {
             return Err(BrokerError::Refused("nobody may send".into()));
         }
@@ -147,6 +158,12 @@ impl Sent {
 const ACK: Option<Verdict> = Some(Verdict::Ack);
 
 impl Lab {
+    /// Revokes a task and ends it if it runs; whether it is here.
+    fn end(&self, id: &str) -> bool {
+        self.worker.revoke(id);
+        self.worker.terminate(|request| request.id == id, 15) > 0
+    }
+
     async fn new(options: Options) -> Lab {
         Lab::granting(options, Grants::default()).await
     }
@@ -158,8 +175,17 @@ impl Lab {
             own: Vec::new(),
         };
         let sandbox = Sandbox::new(Limits::default(), 8, None).expect("a sandbox");
-        let sandbox = sandbox.granting(granting);
-        let registry = load_all(&sandbox, &[guests().join("probe.wasm")], false).await;
+        Lab::of(
+            options,
+            &sandbox.granting(granting),
+            &[guests().join("probe.wasm")],
+        )
+        .await
+    }
+
+    /// With these components.
+    async fn of(options: Options, sandbox: &Sandbox, files: &[PathBuf]) -> Lab {
+        let registry = load_all(sandbox, files, false).await;
         assert!(registry.broken().is_empty(), "{:?}", registry.broken());
         let (broker, memory) = (Arc::<Remembering>::default(), Arc::<Memory>::default());
         let worker = Execution::new(
