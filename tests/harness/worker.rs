@@ -1,3 +1,4 @@
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -47,39 +48,34 @@ impl Worker {
         command
     }
 
-    /// The same without tasks.
-    pub fn bare(place: &Place, settings: &Value) -> Command {
-        let mut command = Worker::bare_command(place, settings);
-        command.args(place.arguments()).arg("--without-mingle");
-        command
-    }
-
-    /// With another way to the broker, which is a server.
+    /// The same with another way to the broker, which is a server.
     pub fn command_through(place: &Place, broker: &str, settings: &Value) -> Command {
-        let mut command = Worker::bare_command(place, settings);
-        command.args([
+        let through = settings_file(place, settings);
+        let mut command = Worker::bare_command(&through, place);
+        with_tasks(&mut command).args([
             "--without-mingle",
             "--broker",
             broker,
             "--result-backend",
             &place.backend_url(),
         ]);
-        command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests());
+        command
+    }
+
+    /// `celerybox worker` with the place and the settings, for tasks of the test's own.
+    pub fn bare(place: &Place, settings: &Value) -> Command {
+        let mut command = Worker::bare_command(&settings_file(place, settings), place);
+        command.args(place.arguments()).arg("--without-mingle");
         command
     }
 
     fn sociable_command(place: &Place, settings: &Value) -> Command {
-        let mut command = Worker::bare_command(place, settings);
-        command.args(place.arguments());
-        command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests());
+        let mut command = Worker::bare_command(&settings_file(place, settings), place);
+        with_tasks(&mut command).args(place.arguments());
         command
     }
 
-    fn bare_command(place: &Place, settings: &Value) -> Command {
-        static FILES: AtomicU32 = AtomicU32::new(0);
-        let number = FILES.fetch_add(1, Ordering::Relaxed);
-        let file = place.folder().join(format!("settings-{number}.toml"));
-        std::fs::write(&file, toml(settings)).expect("the folder is writable");
+    fn bare_command(file: &Path, place: &Place) -> Command {
         let mut command = Command::new(celerybox());
         command
             .arg("worker")
@@ -183,6 +179,15 @@ impl Worker {
     }
 }
 
+/// Writes the settings into a file of the place.
+fn settings_file(place: &Place, settings: &Value) -> PathBuf {
+    static FILES: AtomicU32 = AtomicU32::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let file = place.folder().join(format!("settings-{number}.toml"));
+    std::fs::write(&file, toml(settings)).expect("the folder is writable");
+    file
+}
+
 /// The settings as TOML: one line for each, objects as inline tables. Strings and numbers are written alike in both.
 fn toml(settings: &Value) -> String {
     let lines = settings.as_object().into_iter().flatten();
@@ -199,4 +204,8 @@ fn inline(value: &Value) -> String {
         .iter()
         .map(|(name, value)| format!("{name:?} = {}", inline(value)));
     format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
+}
+
+fn with_tasks(command: &mut Command) -> &mut Command {
+    command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests())
 }

@@ -197,12 +197,9 @@ pub(super) fn disable_events(state: &State<'_>, _: &Arguments<'_>) -> Done {
 }
 
 pub(super) fn heartbeat(state: &State<'_>, _: &Arguments<'_>) -> Done {
-    let active = state.execution.active.running();
-    state
-        .execution
-        .listeners
-        .events
-        .beat("worker-heartbeat", 5.0, active);
+    let (execution, freq) = (state.execution, 5.0);
+    let events = &execution.listeners.events;
+    events.beat("worker-heartbeat", freq, execution.active.running());
     value(Value::Null)
 }
 
