@@ -22,6 +22,7 @@ mod layers;
 mod load;
 mod long;
 mod old_clients;
+mod operator;
 mod options;
 mod queues;
 mod readme;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::BrokerError;
-use crate::queue::{ExchangeKind, Queue, Queues};
+use crate::queue::{Exchange, ExchangeKind, Queue, Queues};
 
 /// The types of exchanges, as far as queues of ours are bound to them. On transports that emulate exchanges, whoever
 /// sends has to know the type, as in kombu.
@@ -31,6 +31,19 @@ impl Exchanges {
             }
         }
         self.add(queues);
+        Ok(())
+    }
+
+    /// Learns of an exchange that no queue of ours is bound to.
+    pub(super) fn learn_exchange(&self, transport: &str, exchange: &Exchange) -> Result<(), BrokerError> {
+        if exchange.kind == ExchangeKind::Headers {
+            let name = &exchange.name;
+            return Err(BrokerError::Config(format!(
+                "{name:?} is a headers exchange, which {transport} does not have"
+            )));
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(exchange.name.clone(), exchange.kind);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::message::{Message, Outgoing, Route};
 use crate::policy::publish::RetryPolicy;
-use crate::queue::Queue;
+use crate::queue::{Exchange, Queue};
 
 pub use backoff::Backoff;
 pub use failover::{Reconnect, Strategy};
@@ -50,6 +50,15 @@ pub enum Verdict {
     },
     /// It was never begun; it goes back to its place in the queue, as when the broker closes.
     GiveBack,
+}
+
+/// A queue behind an exchange.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bound {
+    /// Its name.
+    pub queue: String,
+    /// What it is bound with.
+    pub routing_key: String,
 }
 
 /// For who waits until a verdict is carried out. Dropping it says that it never will be: the broker delivers the message
@@ -193,6 +202,21 @@ pub trait Broker: Send + Sync {
 
     /// Makes sure that `queue` exists and is bound, as a client does before it sends there (contract section 1.8).
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError>;
+
+    /// Makes sure that an exchange is there, as a client does before it publishes to one that no queue of its own is bound
+    /// to.
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError>;
+
+    /// Removes a queue that was this client's alone, with its messages and bindings, where the broker does not do that
+    /// itself when the client goes.
+    async fn forget(&self, _queue: &Queue) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    /// Which queues an exchange leads to, and with which routing keys; `None` where only the server's operator can see that.
+    async fn bindings(&self, _exchange: &str) -> Result<Option<Vec<Bound>>, BrokerError> {
+        Ok(None)
+    }
 
     /// Throws away the messages of a queue that nobody has taken; how many (`--purge`). A queue that is not there
     /// has none.

@@ -69,6 +69,11 @@ pub(super) fn start(level: Level, no_color: bool, file: Option<&Path>) -> anyhow
     Ok(())
 }
 
+/// Logs nothing, for a command that has the terminal for itself; a later [`start`] does nothing.
+pub(super) fn silence() {
+    let _ = tracing_subscriber::registry().with(LevelFilter::OFF).try_init();
+}
+
 /// `[2026-11-21 10:00:00,123: INFO/MainProcess] text`, times in UTC.
 struct CeleryFormat;
 

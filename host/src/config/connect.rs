@@ -19,6 +19,7 @@ use crate::broker::{Broker, BrokerError, Reconnect, Strategy};
 use crate::control;
 use crate::nearest::did_you_mean;
 use crate::policy::admit::seconds;
+use crate::queue::{Exchange, ExchangeKind, Queue};
 use crate::redis_url::Connecting;
 use crate::tls::Tls;
 
@@ -157,20 +158,53 @@ pub fn mailbox(settings: &Settings) -> Result<Option<Mailbox>, BrokerError> {
     if !settings.worker_enable_remote_control {
         return Ok(None);
     }
-    let options = control::Options {
-        exchange: settings.control_exchange.clone(),
-        ttl: settings.control_queue_ttl,
-        expires: settings.control_queue_expires,
-        exclusive: settings.control_queue_exclusive,
-        durable: settings.control_queue_durable,
-        ..control::Options::default()
-    };
+    let options = control_options(settings);
     // What holds for quorum queues does not hold for a mailbox.
     let own = Settings {
         worker_detect_quorum_queues: false,
         ..settings.clone()
     };
     Ok(Some((broker(&own)?, options)))
+}
+
+/// What a client of the workers' mailboxes needs: a broker that gives up at once when it is away at the start.
+pub fn mailbox_client(settings: &Settings) -> Result<Mailbox, BrokerError> {
+    let own = Settings {
+        worker_detect_quorum_queues: false,
+        broker_connection_retry_on_startup: Some(false),
+        ..settings.clone()
+    };
+    Ok((broker(&own)?, control_options(settings)))
+}
+
+/// A monitor's own queue of all events (contract section 7.1).
+pub fn event_queue(settings: &Settings, id: &str) -> Result<Queue, BrokerError> {
+    let redis = Urls::of(settings)?.is_some_and(|urls| urls.transport == Transport::Redis);
+    let kind = if redis {
+        ExchangeKind::Fanout
+    } else {
+        ExchangeKind::Topic
+    };
+    let exchange = Exchange::new("celeryev", kind);
+    Ok(Queue {
+        durable: false,
+        exclusive: true,
+        auto_delete: true,
+        message_ttl: Some(5.0),
+        expires: Some(60.0),
+        ..Queue::bound(format!("celeryev.{id}"), exchange, "#")
+    })
+}
+
+fn control_options(settings: &Settings) -> control::Options {
+    control::Options {
+        exchange: settings.control_exchange.clone(),
+        ttl: settings.control_queue_ttl,
+        expires: settings.control_queue_expires,
+        exclusive: settings.control_queue_exclusive,
+        durable: settings.control_queue_durable,
+        ..control::Options::default()
+    }
 }
 
 fn config(error: SettingsError) -> BrokerError {

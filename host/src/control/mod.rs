@@ -4,6 +4,7 @@
 //! own, so that neither full slots nor a paused consumer keep it from answering. [`request`] says what a message asks for,
 //! [`commands`] what is done; a message that makes no sense is dropped, and the next one is read.
 
+pub mod client;
 pub mod commands;
 mod info;
 pub mod request;
