@@ -1,19 +1,23 @@
 //! The way of a message: understand, admit, run, settle, apply. Start reading at [`handle`].
 
+use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::error;
 use uuid::Uuid;
 
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, Delivery, Receipt};
 use crate::builtin::Builtin;
 use crate::canvas;
+use crate::clock::Clock;
 use crate::document::{self, Scene};
+use crate::happening::{Happening, Refused, Settled};
 use crate::message::request::{self, Identity};
 use crate::message::{Message, Request, Unusable};
 use crate::outcome::{Failure, Outcome, Revocation};
@@ -35,6 +39,7 @@ mod effects;
 pub mod errands;
 mod errback;
 pub mod known;
+mod listeners;
 mod options;
 mod prefetch;
 pub mod rates;
@@ -43,11 +48,13 @@ pub mod slots;
 pub mod steps;
 mod updates;
 
+pub use listeners::Listeners;
 pub use options::{Bounds, Options};
 pub use prefetch::Prefetch;
 
 use acked::Acked;
 use active::{Active, Here, Progress};
+use effects::Applied;
 use errands::Ledger;
 use known::Known;
 use prefetch::Counted;
@@ -79,6 +86,10 @@ pub struct Execution {
     pub known: Known,
     /// The tasks that are here.
     pub active: Arc<Active>,
+    /// Who hears what happens to tasks.
+    pub listeners: Listeners,
+    /// Lamport's clock, for everything this worker sends and hears.
+    pub clock: Arc<Clock>,
     /// Whether the worker is stopping.
     pub shutdown: Shutdown,
     /// True once no more messages come: what is given back from then on does not come again.
@@ -92,8 +103,20 @@ struct Task {
     code: Code,
     plan: Plan,
     here: Here,
+    /// The queue it was taken from.
+    queue: String,
+    received: Instant,
+    /// Whether it was told that its run began.
+    started: AtomicBool,
     /// What its run sends.
     ledger: Arc<Mutex<Ledger>>,
+}
+
+/// How a task came to its end.
+struct Ended {
+    outcome: Outcome,
+    /// How long it ran.
+    runtime: Option<Duration>,
 }
 
 /// Leave to run one task now. Only [`Execution::admit`] makes one, and it holds a slot.
@@ -118,14 +141,18 @@ pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
             return;
         };
         let (lost, mut receipt) = (receipt.lost(), Some(receipt));
-        let outcome = match worker.run(&task, &mut receipt, lost).await {
-            Ok(outcome) | Err(Stopped::Ended(outcome)) => outcome,
+        let Ended { outcome, runtime } = match worker.run(&task, &mut receipt, lost).await {
+            Ok(ended) => ended,
+            Err(Stopped::Ended(outcome)) => Ended::without_a_run(outcome),
             Err(Stopped::ShuttingDown) => return worker.give_back(receipt).await,
-            Err(Stopped::Forgotten) => return report::forgotten(&task.request),
+            Err(Stopped::Forgotten) => return worker.tell(&task, Happening::Forgotten),
         };
         let unsent = Unsent::of(&outcome);
+        let mut heard = worker.listeners.keep(&task, &outcome);
         let effects = worker.settle(&task, &receipt, outcome);
-        if let Err(error) = worker.apply(effects, &mut receipt, Some(&task)).await {
+        let mut settled = Settled::by(&effects);
+        let mut applied = worker.apply(effects, &mut receipt, Some(&task)).await;
+        if let Err(error) = applied {
             let outcome = match task.code {
                 // Its message is all that is left of a chord that waits.
                 Code::Builtin(Builtin::ChordUnlock) => Outcome::Reject {
@@ -134,8 +161,21 @@ pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
                 },
                 _ => unsent.outcome(&mut task.plan, &error),
             };
+            heard = worker.listeners.keep(&task, &outcome);
             let effects = worker.settle(&task, &receipt, outcome);
-            let _ = worker.apply(effects, &mut receipt, Some(&task)).await;
+            settled = Settled::by(&effects);
+            applied = worker.apply(effects, &mut receipt, Some(&task)).await;
+        }
+        if let Some(outcome) = &heard {
+            let happening = match applied {
+                Ok(Applied::PutBack) => Happening::PutBack,
+                _ => Happening::Ended {
+                    outcome,
+                    runtime,
+                    settled,
+                },
+            };
+            worker.tell(&task, happening);
         }
     };
     if std::panic::AssertUnwindSafe(way).catch_unwind().await.is_err() {
@@ -152,6 +192,7 @@ impl Execution {
         options: Options,
         active: Arc<Active>,
         shutdown: Shutdown,
+        listeners: Listeners,
     ) -> Self {
         let limits = registry.definitions().map(|definition| {
             let own = definition.rate_limit.as_deref().and_then(Rate::parse);
@@ -170,6 +211,8 @@ impl Execution {
             slots: Slots::new(options.concurrency, options.autoscale),
             prefetch: Prefetch::new(Arc::clone(&broker), &options),
             known: Known::new(&options),
+            clock: Arc::clone(listeners.events.clock()),
+            listeners,
             active,
             drained: watch::Sender::new(false),
             registry,
@@ -193,7 +236,7 @@ impl Execution {
             route,
             redelivered,
             receipt,
-            queue: _,
+            queue,
         } = delivery;
         let (reader, now) = (&self.options.defaults.reader, Timestamp::now());
         let recognized = match request::recognize(message, reader, now) {
@@ -209,7 +252,6 @@ impl Execution {
             Ok(request) => request,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
-        info!("Task {}[{}] received", request.shown_name(), request.id);
         let request = Arc::new(request);
         let task = Task {
             plan: admit::plan(&request, &definition, &self.options.defaults),
@@ -217,8 +259,12 @@ impl Execution {
             request,
             definition,
             code,
+            queue,
+            received: Instant::now(),
+            started: AtomicBool::new(false),
             ledger: Arc::default(),
         };
+        self.tell(&task, Happening::Received);
         Some((task, receipt))
     }
 
@@ -240,10 +286,14 @@ impl Execution {
     /// The order of contract section 3.1: revoked, ETA, rate limit, slot, and revoked once more.
     async fn wait(&self, task: &Task) -> Result<Grant, Stopped> {
         let request = &*task.request;
-        let revoked = |why| Stopped::Ended(Outcome::Revoked(why));
+        let revoked = |why, stamp: Option<&_>| {
+            self.tell(task, Happening::Discarded { stamp });
+            Stopped::Ended(Outcome::Revoked(why))
+        };
         if let Some(why) = self.known.test_at_receipt(request) {
-            return Err(revoked(why));
+            return Err(revoked(why, None));
         }
+        self.tell(task, Happening::Accepted);
         loop {
             match admit::admit(request, Timestamp::now()) {
                 Admission::Hold(eta) => {
@@ -253,7 +303,7 @@ impl Execution {
                 }
                 Admission::Overflow => {
                     let failure = Failure::new("builtins", "OverflowError", "date value out of range");
-                    report::overflow(request);
+                    self.tell(task, Happening::Overflow);
                     return Err(Stopped::Ended(Outcome::Refused(failure)));
                 }
                 // What expired meanwhile is found by the last test below.
@@ -265,7 +315,7 @@ impl Execution {
             let _held = self.prefetch.count(Counted::Limited);
             self.rates.turn(&request.task).await;
         }
-        if request.redelivered && self.twin_is_done(request).await {
+        if request.redelivered && self.twin_is_done(task).await {
             return Err(Stopped::Ended(Outcome::Duplicate));
         }
         task.here.at(Progress::Reserved);
@@ -274,7 +324,7 @@ impl Execution {
         // Before the last test, so that whoever revokes it from now on finds it running.
         task.here.at(Progress::Active);
         match self.known.test_before_run(request) {
-            Some(why) => Err(revoked(why)),
+            Some((why, stamp)) => Err(revoked(why, stamp.as_ref())),
             None => Ok(Grant { _slot: slot }),
         }
     }
@@ -293,30 +343,35 @@ impl Execution {
         task: &Task,
         receipt: &mut Option<Receipt>,
         lost: impl Future<Output = ()> + Send,
-    ) -> Result<Outcome, Stopped> {
+    ) -> Result<Ended, Stopped> {
         let grant = self.admit(task, lost).await?;
         if let Some(outcome) = self.done_before(task).await {
-            return Ok(outcome);
+            return Ok(Ended::without_a_run(outcome));
         }
+        let began = Timestamp::now();
         let lost = receipt.as_ref().map(Receipt::lost);
         let acked = Acked::early(task, receipt);
-        let ended = self.run_granted(task, receipt, &acked, lost, grant).await;
+        let ended = self.run_granted(task, receipt, &acked, lost, grant, began).await;
         if !self.acked(&acked).await {
             return Err(Stopped::Forgotten);
         }
+        self.tell_started(task, began);
         match ended {
             Ok(mut run) => {
                 let random = || Uuid::new_v4().as_u64_pair().0;
                 run.outcome = autoretry::apply(&task.request, &task.definition, run.outcome, random);
-                report::finished(&task.request, &run);
+                self.tell(task, Happening::Ran(&run));
                 if self.options.deduplicate && matches!(run.outcome, Outcome::Success(_)) {
                     self.known.succeeded(&task.request);
                 }
-                Ok(run.outcome)
+                Ok(Ended {
+                    outcome: run.outcome,
+                    runtime: Some(run.duration),
+                })
             }
             Err(outcome) => {
-                report::ended(&task.request, &outcome);
-                Ok(outcome)
+                self.tell(task, Happening::Stopped(&outcome));
+                Ok(Ended::without_a_run(outcome))
             }
         }
     }
@@ -329,6 +384,7 @@ impl Execution {
         acked: &Acked,
         lost: Option<impl Future<Output = ()> + Send>,
         _grant: Grant,
+        began: Timestamp,
     ) -> Result<Run, Outcome> {
         let _counted = acked.is_early().then(|| self.prefetch.count(Counted::Acked));
         self.store_started(task, acked).await;
@@ -344,14 +400,31 @@ impl Execution {
                 *receipt = None;
                 Err(Outcome::Cancelled)
             }
-            run = self.execute(task, acked) => Ok(run),
+            run = self.execute_and_tell(task, acked, began) => Ok(run),
         }
+    }
+
+    /// Runs it, and tells that its run began as soon as that counts.
+    async fn execute_and_tell(&self, task: &Task, acked: &Acked, began: Timestamp) -> Run {
+        if !acked.is_early() {
+            self.tell_started(task, began);
+        }
+        let mut run = pin!(self.execute(task, acked));
+        let arrived = tokio::select! {
+            biased;
+            run = &mut run => return run,
+            arrived = acked.arrived() => arrived,
+        };
+        if arrived {
+            self.tell_started(task, began);
+        }
+        run.await
     }
 
     async fn execute(&self, task: &Task, acked: &Acked) -> Run {
         match &task.code {
             Code::Component(component) => component.run(self.call(task, component, acked)).await,
-            Code::Builtin(builtin) => self.run_builtin(task, *builtin, acked).await,
+            Code::Builtin(builtin) => Box::pin(self.run_builtin(task, *builtin, acked)).await,
         }
     }
 
@@ -418,7 +491,7 @@ impl Execution {
     }
 
     async fn refuse(&self, reason: &Unusable, receipt: Receipt) -> Option<(Task, Receipt)> {
-        report::unusable(reason);
+        self.listeners.refused(Refused::Unusable(reason));
         // Nothing is sent here, so nothing can fail.
         let _ = self
             .apply(vec![settle::unusable(reason)], &mut Some(receipt), None)
@@ -432,7 +505,7 @@ impl Execution {
         message: &Message,
         receipt: Receipt,
     ) -> Option<(Task, Receipt)> {
-        report::unregistered(identity);
+        self.listeners.refused(Refused::Unregistered(identity));
         let effects = settle::not_registered(identity, message, self.scene());
         let _ = self.apply(effects, &mut Some(receipt), None).await;
         None
@@ -443,6 +516,15 @@ impl Execution {
             hostname: &self.options.hostname,
             extended: self.options.result_extended,
             now: Timestamp::now(),
+        }
+    }
+}
+
+impl Ended {
+    fn without_a_run(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            runtime: None,
         }
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layer of each top-level module of the host.
-const LAYERS: [(&str, u8); 24] = [
+const LAYERS: [(&str, u8); 27] = [
     ("builtin", 0),
+    ("clock", 0),
     ("masked", 0),
     ("nearest", 0),
     ("queue", 0),
@@ -23,6 +24,8 @@ const LAYERS: [(&str, u8); 24] = [
     ("redis_url", 1),
     ("sandbox", 1),
     ("shutdown", 1),
+    ("happening", 1),
+    ("events", 1),
     ("state_db", 1),
     ("execution", 2),
     ("control", 2),

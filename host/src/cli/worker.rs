@@ -18,8 +18,8 @@ use crate::broker::Broker;
 use crate::config::Settings;
 use crate::config::connect::{self, Folders};
 use crate::control::Mailbox;
-use crate::execution::Execution;
 use crate::execution::active::Active;
+use crate::execution::{Execution, Listeners};
 use crate::masked::masked;
 use crate::policy::annotate::annotate;
 use crate::policy::autoscale::{Autoscale, KEEPALIVE};
@@ -236,7 +236,8 @@ impl Worker {
         if !global.quiet {
             banner(&settings, &hostname, &queues, &registry);
         }
-        let execution = Execution::new(registry, broker, backend, options, active, shutdown);
+        let listeners = Listeners::default();
+        let execution = Execution::new(registry, broker, backend, options, active, shutdown, listeners);
         let execution = Arc::new(execution);
         let mailbox = open_mailbox(&settings, &execution).await?;
         let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await;

@@ -11,7 +11,6 @@ pub mod request;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -36,8 +35,6 @@ const LARGEST: usize = 1 << 20;
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long an answer may take to leave.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Clocks are not believed beyond this, so that no sender can bring ours to its end.
-const LATEST: u64 = 1 << 53;
 
 /// `control_exchange` and the settings of the mailbox's queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,8 +92,6 @@ pub struct Mailbox {
     execution: Arc<Execution>,
     options: Options,
     reader: Reader,
-    /// Lamport's clock (contract section 6.1).
-    clock: AtomicU64,
 }
 
 impl Mailbox {
@@ -111,7 +106,6 @@ impl Mailbox {
             broker,
             execution,
             options,
-            clock: AtomicU64::new(0),
         }
     }
 
@@ -153,11 +147,8 @@ impl Mailbox {
     /// Obeys one message; the answer, when one is wanted.
     fn handle(&self, message: &Message) -> Option<(Reply, Box<RawValue>)> {
         let headers = message.headers.as_ref();
-        self.hear(
-            headers
-                .and_then(|headers| headers.get("clock")?.as_u64())
-                .unwrap_or(0),
-        );
+        let theirs = headers.and_then(|headers| headers.get("clock")?.as_u64());
+        self.execution.clock.hear(theirs.unwrap_or(0));
         let body = self.reader.body(message, Timestamp::now());
         let asked = body
             .map_err(|error| error.to_string())
@@ -175,7 +166,7 @@ impl Mailbox {
         debug!("remote command {:.100?}", asked.method);
         let state = commands::State {
             execution: &self.execution,
-            clock: self.clock.load(Ordering::Relaxed),
+            clock: self.execution.clock.now(),
         };
         match commands::obey(&state, &self.options.obeyed, &asked.method, &asked.arguments) {
             Answer::Value(value) => Some((asked.reply?, value)),
@@ -183,16 +174,8 @@ impl Mailbox {
         }
     }
 
-    fn hear(&self, theirs: u64) {
-        let later = |own: u64| Some(own.max(theirs.min(LATEST)).saturating_add(1));
-        // It always has a next value.
-        let _ = self
-            .clock
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
-    }
-
     fn outgoing(&self, reply: Reply, value: &RawValue) -> Outgoing {
-        let clock = self.clock.fetch_add(1, Ordering::Relaxed) + 1;
+        let clock = self.execution.clock.forward();
         let headers = json!({"ticket": reply.ticket, "clock": clock});
         let body = BTreeMap::from([(&*self.execution.options.hostname, value)]);
         Outgoing {

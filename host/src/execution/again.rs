@@ -1,19 +1,22 @@
 //! Messages that come again although their task runs, or ran, here (contract sections 3.9 and 3.13).
 
 use super::prefetch::Counted;
-use super::{Execution, Task, report};
+use super::{Execution, Task};
 use crate::document;
-use crate::message::Request;
+use crate::happening::Happening::DoneBefore;
 use crate::outcome::Outcome;
 
 impl Execution {
     /// Waits while the same run is still going on here, its message delivered once more after its connection was lost;
     /// whether it is done with then (contract section 3.13).
-    pub(super) async fn twin_is_done(&self, request: &Request) -> bool {
+    pub(super) async fn twin_is_done(&self, task: &Task) -> bool {
         let _held = self.prefetch.count(Counted::Limited);
-        let done = self.active.twin_is_done(request).await;
+        let done = self.active.twin_is_done(&task.request).await;
         if done {
-            report::done_before(request, "it ran here when its message was delivered before");
+            self.tell(
+                task,
+                DoneBefore("it ran here when its message was delivered before"),
+            );
         }
         done
     }
@@ -23,19 +26,22 @@ impl Execution {
     pub(super) async fn done_before(&self, task: &Task) -> Option<Outcome> {
         let request = &*task.request;
         if self.known.was_done_unacked(request) {
-            report::done_before(request, "its acknowledgement was lost with its connection");
+            self.tell(
+                task,
+                DoneBefore("its acknowledgement was lost with its connection"),
+            );
             return Some(Outcome::Duplicate);
         }
         if !(self.options.deduplicate && task.plan.acks_late && request.redelivered) {
             return None;
         }
         if self.known.has_succeeded(request) {
-            report::done_before(request, "Task already completed successfully.");
+            self.tell(task, DoneBefore("Task already completed successfully."));
             return Some(Outcome::Duplicate);
         }
         let stored = self.backend.as_ref()?.fetch(&request.id).await.ok()??;
         let (result, has_children) = document::success(&stored)?;
-        report::done_before(request, "Task already completed successfully.");
+        self.tell(task, DoneBefore("Task already completed successfully."));
         let followed = has_children || (request.body.callbacks.is_none() && request.body.chain.is_none());
         Some(match followed {
             true => {

@@ -280,7 +280,7 @@ impl Execution {
         else {
             return Ok(());
         };
-        self.tell(task, &id, errbacks, error).await;
+        self.tell_errbacks(task, &id, errbacks, error).await;
         let (result, children) = (error_map(error), self.children(task));
         if let Some(backend) = &self.backend {
             let stored =
@@ -291,7 +291,7 @@ impl Execution {
     }
 
     /// Calls the errbacks of a task that fails without a request of its own; one that cannot be called is logged.
-    async fn tell(&self, task: &Task, id: &str, errbacks: Vec<Value>, error: &Failure) {
+    async fn tell_errbacks(&self, task: &Task, id: &str, errbacks: Vec<Value>, error: &Failure) {
         if errbacks.is_empty() {
             return;
         }

@@ -17,6 +17,14 @@ use crate::message::Request;
 use crate::outcome::{Outcome, StoredResult};
 use crate::settle::{self, Effect, Left, Prevent};
 
+/// What became of effects.
+pub(super) enum Applied {
+    /// They are done, as far as that could be.
+    Done,
+    /// One could not be done, and the message went back instead.
+    PutBack,
+}
+
 impl Execution {
     pub(super) fn settle(&self, task: &Task, receipt: &Option<Receipt>, outcome: Outcome) -> Vec<Effect> {
         let replacement = match outcome {
@@ -53,12 +61,14 @@ impl Execution {
     /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after
     /// them fails, an unacknowledged message goes back, so that nothing that must follow is lost with it; of one that
     /// was acknowledged early the rest is done all the same.
+    ///
+    /// What few tasks need is boxed, here and in [`Execution::execute`]: every message in flight has room for all of this.
     pub(super) async fn apply(
         &self,
         effects: Vec<Effect>,
         receipt: &mut Option<Receipt>,
         task: Option<&Task>,
-    ) -> Result<(), StepError> {
+    ) -> Result<Applied, StepError> {
         for effect in effects {
             let done = match effect {
                 Effect::Publish(outgoing) => {
@@ -66,22 +76,22 @@ impl Execution {
                     Ok(())
                 }
                 Effect::Follow(step) => {
-                    self.steps.carry_out(step).await?;
+                    Box::pin(self.steps.carry_out(step)).await?;
                     Ok(())
                 }
                 Effect::Store(result) => self.store(result).await,
                 Effect::ChordPart(part) => match task {
-                    Some(task) => self.report(task, *part).await,
+                    Some(task) => Box::pin(self.report(task, *part)).await,
                     None => Ok(()),
                 },
                 Effect::Prevent(prevent) => match task {
-                    Some(task) => self.prevent(task, *prevent).await,
+                    Some(task) => Box::pin(self.prevent(task, *prevent)).await,
                     None => Ok(()),
                 },
-                Effect::Tell(step) => self.steps.carry_out(step).await,
+                Effect::Tell(step) => Box::pin(self.steps.carry_out(step)).await,
                 Effect::Errback(errback) => {
                     if let Some(task) = task {
-                        self.errback(task, *errback).await;
+                        Box::pin(self.errback(task, *errback)).await;
                     }
                     Ok(())
                 }
@@ -119,11 +129,11 @@ impl Execution {
                 error!("what follows the end of task {id} is not done: {error}");
                 if let Some(receipt) = receipt.take() {
                     receipt.reject(true);
-                    break;
+                    return Ok(Applied::PutBack);
                 }
             }
         }
-        Ok(())
+        Ok(Applied::Done)
     }
 
     async fn store(&self, result: StoredResult) -> Result<(), StepError> {

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::Value;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::options::Options;
-use crate::message::{Request, repr};
+use crate::message::Request;
 use crate::outcome::Revocation;
 use crate::policy::limited_set::LimitedSet;
 use crate::policy::revoked::Revoked;
@@ -73,22 +73,6 @@ impl Known {
 
     /// The revoked test when a message arrives: by expiry and by id (contract section 3.1, step 3).
     pub(super) fn test_at_receipt(&self, request: &Request) -> Option<Revocation> {
-        let revocation = self.by_expiry_or_id(request)?;
-        report(request, None);
-        Some(revocation)
-    }
-
-    /// The revoked test when a task is about to run: also by stamps (contract section 3.1, step 7).
-    pub(super) fn test_before_run(&self, request: &Request) -> Option<Revocation> {
-        if let Some(revocation) = self.test_at_receipt(request) {
-            return Some(revocation);
-        }
-        let stamp = lock(&self.revoked).by_stamp(request)?;
-        report(request, Some(stamp));
-        Some(Revocation::Revoked)
-    }
-
-    fn by_expiry_or_id(&self, request: &Request) -> Option<Revocation> {
         let mut revoked = lock(&self.revoked);
         if request.expires.is_some_and(|expires| Timestamp::now() > expires) {
             revoked.ids.add(&request.id, Instant::now());
@@ -96,6 +80,16 @@ impl Known {
         }
         let known = revoked.by_id(request, Instant::now());
         known.then_some(Revocation::Revoked)
+    }
+
+    /// The revoked test when a task is about to run: also by stamps (contract section 3.1, step 7). The answer names
+    /// the stamp.
+    pub(super) fn test_before_run(&self, request: &Request) -> Option<(Revocation, Option<(String, Value)>)> {
+        if let Some(revocation) = self.test_at_receipt(request) {
+            return Some((revocation, None));
+        }
+        let stamp = lock(&self.revoked).by_stamp(request)?;
+        Some((Revocation::Revoked, Some(stamp)))
     }
 
     pub(super) fn succeeded(&self, request: &Request) {
@@ -136,18 +130,6 @@ fn run_key(request: &Request) -> String {
     format!("{}:{}", request.retries, request.id)
 }
 
-fn report(request: &Request, stamp: Option<(String, Value)>) {
-    let by = stamp.map_or_else(String::new, |(name, value)| {
-        let shown = repr::value(&serde_json::json!({name: value}));
-        format!(" (revoked by header: {shown})")
-    });
-    info!(
-        "Discarding revoked task: {}[{}]{by}",
-        request.shown_name(),
-        request.id
-    );
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -174,7 +156,11 @@ mod tests {
         let stamped =
             request(json!({"id": "i2", "stamps": {"customer": 7}, "stamped_headers": ["customer"]}));
         assert_eq!(known.test_at_receipt(&stamped), None);
-        assert_eq!(known.test_before_run(&stamped), Some(Revocation::Revoked));
+        let stamp = ("customer".to_owned(), json!(7));
+        assert_eq!(
+            known.test_before_run(&stamped),
+            Some((Revocation::Revoked, Some(stamp)))
+        );
     }
 
     #[test]

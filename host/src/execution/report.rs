@@ -2,13 +2,55 @@
 
 use tracing::{error, info, warn};
 
-use crate::message::request::Identity;
+use crate::happening::{About, Happening, Refused};
 use crate::message::{Request, Unusable, repr};
 use crate::outcome::Outcome;
 use crate::sandbox::Run;
 
+/// Says what happens to a task.
+pub(super) fn tell(about: &About<'_>, happening: Happening<'_>) {
+    let request = about.request;
+    let (name, id) = (request.shown_name(), &request.id);
+    match happening {
+        Happening::Received => info!("Task {name}[{id}] received"),
+        Happening::Discarded { stamp } => {
+            let by = stamp.map_or_else(String::new, |(name, value)| {
+                let shown = repr::value(&serde_json::json!({name: value}));
+                format!(" (revoked by header: {shown})")
+            });
+            info!("Discarding revoked task: {name}[{id}]{by}");
+        }
+        Happening::Overflow => {
+            error!("Couldn't convert ETA to timestamp: date value out of range. Task: {name}[{id}]");
+        }
+        Happening::DoneBefore(why) => info!("Task {name}[{id}] ignored: {why}"),
+        Happening::Ran(run) => ran(request, run),
+        Happening::Stopped(Outcome::Revoked(_)) => warn!("Task {name}[{id}] terminated"),
+        Happening::Stopped(_) => {
+            warn!("Task {name}[{id}] cancelled by a cold shutdown or a lost connection");
+        }
+        Happening::Forgotten => {
+            info!("Task {name}[{id}] is left to the broker, which sends it again: its connection is gone")
+        }
+        Happening::Accepted | Happening::Started { .. } | Happening::Ended { .. } | Happening::PutBack => {}
+    }
+}
+
+/// Says why a message is refused.
+pub(super) fn refused(refused: Refused<'_>) {
+    match refused {
+        Refused::Unusable(reason @ Unusable::UnknownFormat(_)) => warn!("{reason}"),
+        Refused::Unusable(reason) => error!("{reason}"),
+        Refused::Unregistered(identity) => error!(
+            "Received unregistered task of type {:?} (id {}).\nThe message has been ignored and discarded. Is the \
+             component that declares it among those given with --tasks? `celerybox tasks` lists what they declare.",
+            identity.task, identity.id
+        ),
+    }
+}
+
 /// A run came to its end.
-pub(super) fn finished(request: &Request, run: &Run) {
+fn ran(request: &Request, run: &Run) {
     let (name, id) = (request.shown_name(), &request.id);
     printed(request, run);
     match &run.outcome {
@@ -51,53 +93,4 @@ pub(super) fn printed(request: &Request, run: &Run) {
     for line in run.output.lines() {
         warn!("{}[{}] {line}", request.shown_name(), request.id);
     }
-}
-
-/// A run was ended from outside.
-pub(super) fn ended(request: &Request, outcome: &Outcome) {
-    let (name, id) = (request.shown_name(), &request.id);
-    match outcome {
-        Outcome::Revoked(_) => warn!("Task {name}[{id}] terminated"),
-        _ => warn!("Task {name}[{id}] cancelled by a cold shutdown or a lost connection"),
-    }
-}
-
-/// A task waits no longer, because its connection is gone.
-pub(super) fn forgotten(request: &Request) {
-    info!(
-        "Task {}[{}] is left to the broker, which sends it again: its connection is gone",
-        request.shown_name(),
-        request.id
-    );
-}
-
-/// A task whose message came again is not run again.
-pub(super) fn done_before(request: &Request, why: &str) {
-    info!("Task {}[{}] ignored: {why}", request.shown_name(), request.id);
-}
-
-/// A task's ETA is no time.
-pub(super) fn overflow(request: &Request) {
-    error!(
-        "Couldn't convert ETA to timestamp: date value out of range. Task: {}[{}]",
-        request.shown_name(),
-        request.id
-    );
-}
-
-/// A message cannot be run.
-pub(super) fn unusable(reason: &Unusable) {
-    match reason {
-        Unusable::UnknownFormat(_) => warn!("{reason}"),
-        _ => error!("{reason}"),
-    }
-}
-
-/// A task that no component of this worker has.
-pub(super) fn unregistered(identity: &Identity) {
-    error!(
-        "Received unregistered task of type {:?} (id {}).\nThe message has been ignored and discarded. Is the \
-         component that declares it among those given with --tasks? `celerybox tasks` lists what they declare.",
-        identity.task, identity.id
-    );
 }

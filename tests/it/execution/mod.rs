@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use celerybox::backend::{BackendError, ResultBackend, StoredResult};
 use celerybox::broker::{Broker, BrokerError, Delivery, Receipt, Told, Verdict};
-use celerybox::execution::{Execution, Options, handle};
+use celerybox::execution::{Execution, Listeners, Options, handle};
 use celerybox::message::{Message, Outgoing, Properties, Route};
 use celerybox::policy::grants::Grants;
 use celerybox::queue::{Exchange, Queue};
@@ -173,6 +173,7 @@ impl Lab {
             options,
             Arc::default(),
             Shutdown::default(),
+            Listeners::default(),
         );
         Lab {
             worker: Arc::new(worker),
