@@ -60,6 +60,16 @@ pub fn check_old(place: &Place, line: &str, version: &str, protocol: u8) {
     run(old, "old.py", &[version, &protocol.to_string()]);
 }
 
+/// Runs `tests/interop/flower_pages.py`, in the environment with Flower: what an operator sees and does in a browser.
+///
+/// # Panics
+/// Where something is not as it should be; with what the page showed.
+pub fn flower(place: &Place, arguments: &[&str]) {
+    let python = venv_python_of("flower");
+    let command = with_environment(Command::new(python), &place.broker_url(), &place.backend_url());
+    run(command, "flower_pages.py", arguments);
+}
+
 /// Sends a task `number` times with the same arguments (a JSON list) and returns the ids.
 ///
 /// # Panics

@@ -71,13 +71,18 @@ impl Worker {
         Worker::run("celerybox worker", &mut command)
     }
 
-    /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`.
+    /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`. It talks about itself to nobody.
     pub fn python(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
+        let silent = ["--without-gossip", "--without-mingle", "--without-heartbeat"];
+        Worker::python_with_heartbeat(place, settings, &[&silent, arguments].concat())
+    }
+
+    /// The same as an operator would start it, with heartbeats, gossip and mingle.
+    pub fn python_with_heartbeat(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
         let mut command = interpreter(place);
         command
             .env("TEST_SETTINGS", settings.to_string())
             .args(["-m", "celery", "-A", "proj", "worker", "-l", "INFO"])
-            .args(["--without-gossip", "--without-mingle", "--without-heartbeat"])
             .args(arguments);
         Worker::run("celery worker", &mut command)
     }

@@ -15,6 +15,7 @@ mod control;
 mod execution;
 mod filesystem;
 mod fleet;
+mod flower;
 mod golden;
 mod harness;
 mod interop;

@@ -58,7 +58,7 @@ impl Events {
             Err(error) => return away(error, &settings),
         };
         if !self.passive {
-            let mut client = match open(&settings).await {
+            let client = match open(&settings).await {
                 Ok(client) => client,
                 Err(error) => return away(error, &settings),
             };

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{LATEST, Options};
+use super::Options;
 use crate::broker::{Broker, BrokerError, Delivery};
+use crate::clock::Clock;
 use crate::message::content::Reader;
 use crate::message::{JsonMap, Message, Outgoing, Properties, Route};
 use crate::queue::{Exchange, ExchangeKind, Queue};
@@ -83,7 +84,7 @@ pub struct Client {
     reply_queue: Queue,
     reader: Reader,
     replies: mpsc::Receiver<Delivery>,
-    clock: u64,
+    clock: Clock,
 }
 
 impl Client {
@@ -103,12 +104,12 @@ impl Client {
             reply_queue,
             reader,
             replies,
-            clock: 0,
+            clock: Clock::default(),
         })
     }
 
     /// Sends a command that nobody is to answer.
-    pub async fn tell(&mut self, command: &Command) -> Result<(), BrokerError> {
+    pub async fn tell(&self, command: &Command) -> Result<(), BrokerError> {
         self.send(command, None, 0.0).await
     }
 
@@ -151,13 +152,7 @@ impl Client {
         self.broker.close().await
     }
 
-    async fn send(
-        &mut self,
-        command: &Command,
-        ticket: Option<&str>,
-        expires: f64,
-    ) -> Result<(), BrokerError> {
-        self.clock += 1;
+    async fn send(&self, command: &Command, ticket: Option<&str>, expires: f64) -> Result<(), BrokerError> {
         let to = Route {
             exchange: self.reply_queue.exchange.name.clone(),
             routing_key: self.reply_queue.routing_key.clone(),
@@ -167,16 +162,16 @@ impl Client {
             routing_key: String::new(),
         };
         let answer = ticket.map(|ticket| (ticket, &to));
-        let message = command.message(answer, self.clock, expires);
+        let message = command.message(answer, self.clock.forward(), expires);
         self.broker.publish(Outgoing { route, message }).await
     }
 
     /// What a message says in answer to the question with this ticket; nothing when it answers another one or makes no
     /// sense.
-    fn read(&mut self, message: &Message, ticket: &str) -> Vec<Answer> {
+    fn read(&self, message: &Message, ticket: &str) -> Vec<Answer> {
         let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name));
-        let theirs = header("clock").and_then(Value::as_u64).unwrap_or(0).min(LATEST);
-        self.clock = self.clock.max(theirs) + 1;
+        self.clock
+            .hear(header("clock").and_then(Value::as_u64).unwrap_or(0));
         if header("ticket").is_some_and(|theirs| theirs != ticket) {
             return Vec::new();
         }

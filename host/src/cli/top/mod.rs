@@ -71,7 +71,7 @@ impl Top {
         let settings = global.settings()?;
         settings.validate()?;
         let opened = async { Ok((Feed::open(&settings).await?, open(&settings).await?)) };
-        let (feed, mut client) = match opened.await {
+        let (feed, client) = match opened.await {
             Ok(opened) => opened,
             Err(error) => return away(error, &settings),
         };
