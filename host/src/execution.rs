@@ -14,7 +14,6 @@ use uuid::Uuid;
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, Delivery, Receipt};
 use crate::builtin::Builtin;
-use crate::canvas;
 use crate::clock::Clock;
 use crate::document::{self, Scene};
 use crate::happening::{Happening, Refused, Settled};
@@ -34,7 +33,9 @@ mod acked;
 pub mod active;
 mod again;
 mod builtin;
+mod changes;
 mod chords;
+pub mod consuming;
 mod effects;
 pub mod errands;
 mod errback;
@@ -44,8 +45,10 @@ mod options;
 mod prefetch;
 pub mod rates;
 mod report;
+mod revoking;
 pub mod slots;
 pub mod steps;
+pub mod tasks;
 mod updates;
 
 pub use listeners::Listeners;
@@ -54,26 +57,29 @@ pub use prefetch::Prefetch;
 
 use acked::Acked;
 use active::{Active, Here, Progress};
+use consuming::Consuming;
 use effects::Applied;
 use errands::Ledger;
 use known::Known;
 use prefetch::Counted;
 use rates::Rates;
+use revoking::Revoking;
 use slots::{Slot, Slots};
 use steps::Steps;
+use tasks::Tasks;
 
 /// What every message needs on its way. What can change while the worker runs has a handle of its own.
 pub struct Execution {
     /// The tasks of this worker.
-    pub registry: Registry,
+    pub tasks: Tasks,
+    /// The queues it takes them from.
+    pub consuming: Consuming,
     /// Where messages come from and go to.
     pub broker: Arc<dyn Broker>,
     /// Where outcomes go; without one nothing is stored.
     pub backend: Option<Arc<dyn ResultBackend>>,
     /// The settings.
     pub options: Options,
-    /// What holds for everything that is sent.
-    pub canvas: Arc<canvas::Defaults>,
     /// Who sends it.
     pub steps: Steps,
     /// The slots that tasks run in.
@@ -86,6 +92,8 @@ pub struct Execution {
     pub known: Known,
     /// The tasks that are here.
     pub active: Arc<Active>,
+    /// Who stores that tasks are revoked which do not run here.
+    revoking: Revoking,
     /// Who hears what happens to tasks.
     pub listeners: Listeners,
     /// Lamport's clock, for everything this worker sends and hears.
@@ -194,39 +202,27 @@ impl Execution {
         shutdown: Shutdown,
         listeners: Listeners,
     ) -> Self {
-        let limits = registry.definitions().map(|definition| {
-            let own = definition.rate_limit.as_deref().and_then(Rate::parse);
-            (definition.name.clone(), own.unwrap_or(options.rate_limit))
-        });
-        let rates = Rates::new(limits.filter(|_| !options.disable_rate_limits));
-        let canvas = canvas::Defaults {
-            definitions: Arc::new(registry.known()),
-            ..options.canvas.clone()
-        };
+        let rates = Rates::new(options.disable_rate_limits);
+        set_rates(&rates, &registry, options.rate_limit);
         let retry = options.publish_retry.clone();
         Self {
-            canvas: Arc::new(canvas),
+            tasks: Tasks::new(registry, &options.canvas),
+            consuming: Consuming::new(options.queues.clone()),
+            revoking: Revoking::new(backend.clone()),
             steps: Steps::new(Arc::clone(&broker), backend.clone(), retry),
             rates,
-            slots: Slots::new(options.concurrency, options.autoscale),
+            slots: Slots::new(options.concurrency, options.autoscale, options.most_slots),
             prefetch: Prefetch::new(Arc::clone(&broker), &options),
             known: Known::new(&options),
             clock: Arc::clone(listeners.events.clock()),
             listeners,
             active,
             drained: watch::Sender::new(false),
-            registry,
             broker,
             backend,
             options,
             shutdown,
         }
-    }
-
-    /// Revokes a task; with `terminate` it is also ended when it runs. Whether it does run.
-    pub fn revoke(&self, id: &str, terminate: bool) -> bool {
-        self.known.revoke(id);
-        terminate && self.active.terminate(id)
     }
 
     /// From the message to a task of this worker. What cannot be run is settled here.
@@ -243,7 +239,7 @@ impl Execution {
             Ok(recognized) => recognized,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
-        let Some((code, definition)) = self.registry.find(&recognized.identity.task) else {
+        let Some((code, definition)) = self.tasks.find(&recognized.identity.task) else {
             return self
                 .refuse_unregistered(&recognized.identity, &recognized.message, receipt)
                 .await;
@@ -394,7 +390,7 @@ impl Execution {
         tokio::select! {
             biased;
             () = self.shutdown.reached(Stage::Cold) => Err(Outcome::Cancelled),
-            () = task.here.terminated() => Err(Outcome::Revoked(Revocation::Terminated)),
+            signal = task.here.terminated() => Err(Outcome::Revoked(Revocation::Terminated(signal))),
             () = self.connection_lost(task, acked, lost) => {
                 // The broker sends the message again; this one cannot be settled.
                 *receipt = None;
@@ -464,12 +460,20 @@ impl Execution {
     }
 
     fn call(&self, task: &Task, component: &Component, acked: &Acked) -> Call {
+        // Its limits may have been changed while it waited.
+        let limits = match self.tasks.find(&task.request.task) {
+            Some((_, now)) if now.limits() != task.definition.limits() => {
+                let plan = admit::plan(&task.request, &now, &self.options.defaults);
+                (plan.time_limit, plan.soft_time_limit)
+            }
+            _ => (task.plan.time_limit, task.plan.soft_time_limit),
+        };
         Call {
             request: Arc::clone(&task.request),
             definition: Arc::clone(&task.definition),
             hostname: Arc::clone(&self.options.hostname),
-            time_limit: admit::seconds(task.plan.time_limit),
-            soft_time_limit: admit::seconds(task.plan.soft_time_limit),
+            time_limit: admit::seconds(limits.0),
+            soft_time_limit: admit::seconds(limits.1),
             ignore_result: task.plan.ignore_result,
             nameable: Arc::clone(&self.options.nameable),
             updates: self.updates(&task.request, acked),
@@ -517,6 +521,14 @@ impl Execution {
             extended: self.options.result_extended,
             now: Timestamp::now(),
         }
+    }
+}
+
+/// The rate limits that tasks declare, or else that of the settings.
+fn set_rates(rates: &Rates, registry: &Registry, default: Option<Rate>) {
+    for definition in registry.definitions() {
+        let own = definition.rate_limit.as_deref().and_then(Rate::parse);
+        rates.set(&definition.name, own.unwrap_or(default));
     }
 }
 

@@ -295,8 +295,8 @@ pub enum Revocation {
     Expired,
     /// Its id or one of its stamps was revoked.
     Revoked,
-    /// It was ended while it ran.
-    Terminated,
+    /// It was ended while it ran, in the name of this signal.
+    Terminated(i32),
 }
 
 impl Revocation {
@@ -305,7 +305,7 @@ impl Revocation {
         match self {
             Revocation::Expired => "expired",
             Revocation::Revoked => "revoked",
-            Revocation::Terminated => "terminated",
+            Revocation::Terminated(_) => "terminated",
         }
     }
 }

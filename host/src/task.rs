@@ -90,6 +90,11 @@ impl Definition {
         self.max_retries.unwrap_or(DEFAULT_MAX_RETRIES)
     }
 
+    /// Hard and soft time limit, seconds.
+    pub fn limits(&self) -> (Option<f64>, Option<f64>) {
+        (self.time_limit, self.soft_time_limit)
+    }
+
     /// Seconds before a retry that names no time.
     pub fn default_retry_delay(&self) -> f64 {
         self.default_retry_delay.unwrap_or(DEFAULT_RETRY_DELAY)

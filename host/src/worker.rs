@@ -38,6 +38,11 @@ pub async fn run(
         deliveries = execution.broker.consume(queues, execution.prefetch.start()) => deliveries?,
         () = shutdown.reached(Stage::Warm) => return Ok(ended(&execution)),
     };
+    execution.consuming.begin(queues);
+    let following = tokio::spawn({
+        let execution = Arc::clone(&execution);
+        async move { execution.consuming.follow(&*execution.broker).await }
+    });
     ready();
     let housekeeping = tokio::spawn(keep_house(Arc::clone(&execution)));
     // Every running task holds a clone; when all are gone the channel ends.
@@ -57,6 +62,7 @@ pub async fn run(
         }
     };
     drop(running);
+    following.abort();
     shutdown.advance(Stage::Warm);
     execution.broker.cancel().await;
     give_back(deliveries);

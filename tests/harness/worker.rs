@@ -73,12 +73,12 @@ impl Worker {
 
     /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`. It talks about itself to nobody.
     pub fn python(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
-        let silent = ["--without-gossip", "--without-mingle", "--without-heartbeat"];
-        Worker::python_with_heartbeat(place, settings, &[&silent, arguments].concat())
+        let alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"];
+        Worker::python_in_full(place, settings, &[&alone, arguments].concat())
     }
 
-    /// The same as an operator would start it, with heartbeats, gossip and mingle.
-    pub fn python_with_heartbeat(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
+    /// The same with heartbeats and all that it says to its neighbours.
+    pub fn python_in_full(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
         let mut command = interpreter(place);
         command
             .env("TEST_SETTINGS", settings.to_string())

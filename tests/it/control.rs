@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use celerybox_tests::{Place, Worker, python, send};
+use celerybox_tests::{Place, Worker, python, root, send};
 use serde_json::json;
 
 fn answers(place: &Place) {
@@ -38,4 +38,27 @@ fn a_worker_may_have_no_mailbox() {
     let settings = json!({"worker_enable_remote_control": false});
     let _worker = Worker::start(&place, &settings, &["-n", "w1@test"]);
     python(&place, "control.py", &["silence"]);
+}
+
+/// Every command, sent by the real client to a Python worker and to one of ours: what differs has a reason in
+/// `cases/control.json`.
+fn like_python(place: &Place) {
+    let settings = json!({"worker_prefetch_multiplier": 4, "result_extended": true});
+    let options = |name, queue| ["-c", "1", "-n", name, "-Q", queue];
+    let mut ours = Worker::start(place, &settings, &options("ours@test", "ours"));
+    let mut theirs = Worker::python_in_full(place, &settings, &options("theirs@test", "theirs"));
+    let cases = root().join("tests/cases/control.json");
+    python(place, "fleet_control.py", &[&cases.to_string_lossy()]);
+    ours.wait(Duration::from_secs(60));
+    theirs.wait(Duration::from_secs(60));
+}
+
+#[test]
+fn redis_like_python() {
+    like_python(&Place::redis());
+}
+
+#[test]
+fn amqp_like_python() {
+    like_python(&Place::amqp());
 }

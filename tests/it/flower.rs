@@ -6,7 +6,7 @@ use celerybox_tests::{Place, Worker, flower};
 use serde_json::json;
 
 fn looked_at(place: &Place) {
-    let _theirs = Worker::python_with_heartbeat(
+    let _theirs = Worker::python_in_full(
         place,
         &json!({}),
         &["-c", "1", "-n", "theirs@test", "-Q", "theirs"],

@@ -201,6 +201,17 @@ impl Broker for FilesystemBroker {
         }
     }
 
+    async fn set_queues(&self, queues: &[Queue]) -> Result<(), BrokerError> {
+        self.check(queues)?;
+        let (done, is_done) = oneshot::channel();
+        let queues = queues.to_vec();
+        if !self.command(Command::Queues { queues, done }) {
+            return Err(BrokerError::Config("not consuming".into()));
+        }
+        let closed = |_| BrokerError::Connection("the broker was closed".into());
+        is_done.await.map_err(closed)?
+    }
+
     fn set_prefetch(&self, prefetch: u32) {
         self.prefetch.store(prefetch, Ordering::Relaxed);
         self.command(Command::Wake);

@@ -7,6 +7,7 @@ pub mod filesystem;
 pub mod redis;
 
 mod backoff;
+mod consumed;
 mod exchanges;
 mod failover;
 pub mod options;
@@ -190,6 +191,11 @@ pub trait Broker: Send + Sync {
     /// when the broker gave up for good.
     async fn consume(&self, queues: &[Queue], prefetch: u32)
     -> Result<mpsc::Receiver<Delivery>, BrokerError>;
+
+    /// Takes messages from these queues from now on and from no others, declaring those that are new, and does so after a
+    /// reconnect as well. What was delivered from a queue that is none of them any more stays delivered. When a new
+    /// queue is refused, everything stays as it was.
+    async fn set_queues(&self, queues: &[Queue]) -> Result<(), BrokerError>;
 
     /// Changes how many unsettled messages this worker may hold (0: no limit).
     fn set_prefetch(&self, prefetch: u32);

@@ -34,7 +34,7 @@ impl Tasks {
             !settings.tasks.is_empty(),
             "name a component or a folder of components"
         );
-        let registry = super::load(&settings, 1).await?;
+        let registry = super::load(&settings, &super::sandbox(&settings, 1)?).await;
         for component in registry.components() {
             println!("{} (sha256 {})", component.name(), component.digest());
             for definition in component.definitions() {
@@ -65,7 +65,8 @@ impl Check {
         self.serving.apply(&mut settings)?;
         let broker = connect::broker(&settings)?;
         connect::backend(&settings, &broker)?;
-        let registry = super::load(&settings, settings.concurrency()).await?;
+        let sandbox = super::sandbox(&settings, settings.concurrency())?;
+        let registry = super::load(&settings, &sandbox).await;
         println!(
             "broker:         {}",
             settings

@@ -172,10 +172,9 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 }
 
 /// Compiles and describes every component; a broken one is reported and the others serve.
-async fn load(settings: &Settings, concurrency: u32) -> anyhow::Result<Registry> {
-    let sandbox = sandbox(settings, concurrency)?;
+async fn load(settings: &Settings, sandbox: &Sandbox) -> Registry {
     let progress = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let registry = registry::load_all(&sandbox, &settings.tasks, progress).await;
+    let registry = registry::load_all(sandbox, &settings.tasks, progress).await;
     for (path, error) in registry.broken() {
         tracing::error!("{}: {error}", path.display());
     }
@@ -198,7 +197,7 @@ async fn load(settings: &Settings, concurrency: u32) -> anyhow::Result<Registry>
             );
         }
     }
-    Ok(registry)
+    registry
 }
 
 fn sandbox(settings: &Settings, concurrency: u32) -> anyhow::Result<Sandbox> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -24,6 +25,7 @@ use crate::masked::masked;
 use crate::policy::annotate::annotate;
 use crate::policy::autoscale::{Autoscale, KEEPALIVE};
 use crate::queue::Queue;
+use crate::sandbox::Sandbox;
 use crate::sandbox::registry::Registry;
 use crate::shutdown::{Shutdown, Stage, exec_again};
 use crate::worker::{self, Ended};
@@ -210,7 +212,6 @@ impl Worker {
         let broker = connect::broker(&settings)?;
         let backend = connect::backend(&settings, &broker)?;
         let options = settings.execution(&hostname, self.serving.autoscale.as_deref(), backend.as_ref())?;
-        let most = options.autoscale.map_or(options.concurrency, |scale| scale.max);
         let shutdown = Shutdown::default();
         let active = Arc::<Active>::default();
         let dump = {
@@ -226,19 +227,26 @@ impl Worker {
                 eprintln!("purge: Erased {count} messages from the queue {}.", queue.name);
             }
         }
-        let mut registry = super::load(&settings, most).await?;
+        let sandbox = super::sandbox(&settings, options.most_slots)?;
+        let registry = load(&settings, &sandbox).await;
         anyhow::ensure!(
             registry.names().next().is_some(),
             "no component could be loaded; `celerybox check` says why"
         );
-        registry.add_builtins(settings.result_chord_retry_interval);
-        registry.annotate(|definition| annotate(definition, &settings.task_annotations));
         if !global.quiet {
             banner(&settings, &hostname, &queues, &registry);
         }
         let listeners = Listeners::default();
         let execution = Execution::new(registry, broker, backend, options, active, shutdown, listeners);
         let execution = Arc::new(execution);
+        let settings = Arc::new(settings);
+        execution.tasks.reload_with({
+            let (settings, sandbox) = (Arc::clone(&settings), sandbox.clone());
+            Box::new(move || {
+                let (settings, sandbox) = (Arc::clone(&settings), sandbox.clone());
+                async move { load(&settings, &sandbox).await }.boxed()
+            })
+        });
         let mailbox = open_mailbox(&settings, &execution).await?;
         let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await;
         if let Some((broker, serving)) = mailbox {
@@ -256,6 +264,14 @@ impl Worker {
     }
 }
 
+/// The tasks of the components as they are on the disk now, with the worker's own.
+async fn load(settings: &Settings, sandbox: &Sandbox) -> Registry {
+    let mut registry = super::load(settings, sandbox).await;
+    registry.add_builtins(settings.result_chord_retry_interval);
+    registry.annotate(|definition| annotate(definition, &settings.task_annotations));
+    registry
+}
+
 /// Opens the mailbox of remote control, if there is to be one: what comes after the worker said that it is ready is answered.
 async fn open_mailbox(
     settings: &Settings,
@@ -264,7 +280,12 @@ async fn open_mailbox(
     let Some((broker, options)) = connect::mailbox(settings)? else {
         return Ok(None);
     };
-    let mailbox = Mailbox::new(Arc::clone(&broker), Arc::clone(execution), options);
+    let mailbox = Mailbox::new(
+        Arc::clone(&broker),
+        Arc::clone(execution),
+        options,
+        settings.about(),
+    );
     let (opened, open) = oneshot::channel();
     let serving = tokio::spawn(async move { mailbox.run(opened).await });
     tokio::select! {

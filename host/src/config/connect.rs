@@ -158,7 +158,7 @@ pub fn mailbox(settings: &Settings) -> Result<Option<Mailbox>, BrokerError> {
     if !settings.worker_enable_remote_control {
         return Ok(None);
     }
-    let options = control_options(settings);
+    let options = settings.control();
     // What holds for quorum queues does not hold for a mailbox.
     let own = Settings {
         worker_detect_quorum_queues: false,
@@ -174,7 +174,7 @@ pub fn mailbox_client(settings: &Settings) -> Result<Mailbox, BrokerError> {
         broker_connection_retry_on_startup: Some(false),
         ..settings.clone()
     };
-    Ok((broker(&own)?, control_options(settings)))
+    Ok((broker(&own)?, settings.control()))
 }
 
 /// A monitor's own queue of all events (contract section 7.1).
@@ -194,17 +194,6 @@ pub fn event_queue(settings: &Settings, id: &str) -> Result<Queue, BrokerError> 
         expires: Some(60.0),
         ..Queue::bound(format!("celeryev.{id}"), exchange, "#")
     })
-}
-
-fn control_options(settings: &Settings) -> control::Options {
-    control::Options {
-        exchange: settings.control_exchange.clone(),
-        ttl: settings.control_queue_ttl,
-        expires: settings.control_queue_expires,
-        exclusive: settings.control_queue_exclusive,
-        durable: settings.control_queue_durable,
-        ..control::Options::default()
-    }
 }
 
 fn config(error: SettingsError) -> BrokerError {

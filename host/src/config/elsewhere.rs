@@ -117,7 +117,6 @@ pub const ELSEWHERE: &[(&str, Reason)] = &[
     ),
     ("worker_pool", PROCESSES),
     ("worker_pool_putlocks", PROCESSES),
-    ("worker_pool_restarts", PROCESSES),
     ("worker_pool_start_method", PROCESSES),
     ("worker_proc_alive_timeout", PROCESSES),
     ("worker_lost_wait", PROCESSES),

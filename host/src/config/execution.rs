@@ -13,6 +13,9 @@ use crate::policy::annotate;
 use crate::policy::autoscale::{self, Autoscale};
 use crate::policy::rate::Rate;
 
+/// The most places for tasks that nobody asked for.
+const MOST_BY_DEFAULT: u32 = 1000;
+
 impl Settings {
     /// How tasks are executed by the worker of this node name; `autoscale` is `--autoscale`;
     /// `backend` says how chords are kept. Reads the environment for
@@ -43,6 +46,7 @@ impl Settings {
             result_extended: self.result_extended,
             nameable: Arc::new(Nameable::with(self.allowed_exceptions.clone())),
             concurrency: self.concurrency(),
+            most_slots: self.most_slots(autoscale),
             autoscale,
             prefetch_multiplier: self.worker_prefetch_multiplier,
             eta_task_limit: self.worker_eta_task_limit,
@@ -53,6 +57,7 @@ impl Settings {
             deduplicate: self.worker_deduplicate_successful_tasks,
             cancel_on_connection_loss: self.worker_cancel_long_running_tasks_on_connection_loss,
             soft_shutdown_on_idle: self.worker_enable_soft_shutdown_on_idle,
+            queues: self.queues()?,
             state_db: self.worker_state_db.clone(),
             revokes: bounds(
                 celery.revokes,
@@ -65,6 +70,15 @@ impl Settings {
                 "CELERY_WORKER_SUCCESSFUL_EXPIRES",
             )?,
         })
+    }
+
+    /// How many slots there may ever be: `worker_max_concurrency`, or four times those of the start and at least 32, which
+    /// costs addresses and no memory.
+    fn most_slots(&self, autoscale: Option<Autoscale>) -> u32 {
+        let start = autoscale.map_or(self.concurrency(), |scale| scale.max);
+        let most = self.worker_max_concurrency;
+        most.unwrap_or_else(|| start.saturating_mul(4).clamp(32, MOST_BY_DEFAULT))
+            .max(start)
     }
 
     /// `worker_soft_shutdown_timeout`; none when it is off.

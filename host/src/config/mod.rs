@@ -5,6 +5,7 @@
 mod canvas;
 pub mod connect;
 pub mod content;
+mod control;
 pub mod elsewhere;
 mod execution;
 mod grants;

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::control::Group;
 use crate::policy::publish::RetryPolicy;
 use crate::sandbox::Limits;
 
 /// A value or a list of values, as Celery takes several URLs.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrMany {
     /// One text; `;` separates several.
@@ -46,7 +47,7 @@ impl From<&str> for OneOrMany {
 macro_rules! settings {
     ($( $(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr; )*) => {
         /// Everything that can be set, under Celery's names where the concept is Celery's (contract section 8.6).
-        #[derive(Debug, Clone, Deserialize)]
+        #[derive(Debug, Clone, Serialize, Deserialize)]
         #[serde(default)]
         pub struct Settings {
             $( $(#[doc = $doc])+ pub $name: $type, )*
@@ -208,10 +209,17 @@ settings! {
     /// File that keeps revoked ids between runs.
     worker_state_db: Option<PathBuf> = None;
 
+    /// The most tasks that may run at the same time after `celery control pool_grow` or `autoscale`; by default four times those of the start, and at least 32.
+    worker_max_concurrency: Option<u32> = None;
+    /// Load the components again on `celery control pool_restart`.
+    worker_pool_restarts: bool = false;
+
     // Remote control.
 
     /// Obey commands of clients (`celery inspect`, `celery control`).
     worker_enable_remote_control: bool = true;
+    /// Kinds of commands that are obeyed: `inspect` (look), `revoke` (revoke and end tasks), `tune` (limits, slots, queues, events), `shutdown`.
+    control_groups: Vec<Group> = Group::ALL.to_vec();
     /// Name of the exchange of commands, before `.pidbox`.
     control_exchange: String = "celery".into();
     /// Seconds after which a command that nobody took goes.

@@ -4,10 +4,14 @@
 //! own, so that neither full slots nor a paused consumer keep it from answering. [`request`] says what a message asks for,
 //! [`commands`] what is done; a message that makes no sense is dropped, and the next one is read.
 
+mod about;
 pub mod client;
 pub mod commands;
 mod info;
+mod queues;
+mod registered;
 pub mod request;
+mod resources;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +23,11 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
-use self::commands::{Answer, Group};
+pub use self::about::About;
+use self::commands::Answer;
+pub use self::commands::Group;
 use self::request::{Asked, Reply};
+use self::resources::Samples;
 use crate::broker::{Broker, Delivery};
 use crate::execution::Execution;
 use crate::message::content::Reader;
@@ -49,7 +56,7 @@ pub struct Options {
     pub exclusive: bool,
     /// `control_queue_durable`: it survives a restart of the broker.
     pub durable: bool,
-    /// The kinds of commands that are obeyed; others are unknown.
+    /// The kinds of commands that are obeyed; others are refused.
     pub obeyed: Vec<Group>,
 }
 
@@ -62,7 +69,7 @@ impl Default for Options {
             expires: Some(10.0),
             exclusive: true,
             durable: false,
-            obeyed: vec![Group::Inspect, Group::Control],
+            obeyed: Group::ALL.to_vec(),
         }
     }
 }
@@ -91,12 +98,14 @@ pub struct Mailbox {
     broker: Arc<dyn Broker>,
     execution: Arc<Execution>,
     options: Options,
+    about: About,
+    samples: Samples,
     reader: Reader,
 }
 
 impl Mailbox {
     /// A mailbox over a broker of its own.
-    pub fn new(broker: Arc<dyn Broker>, execution: Arc<Execution>, options: Options) -> Self {
+    pub fn new(broker: Arc<dyn Broker>, execution: Arc<Execution>, options: Options, about: About) -> Self {
         let reader = execution.options.defaults.reader.clone();
         Self {
             reader: Reader {
@@ -106,6 +115,8 @@ impl Mailbox {
             broker,
             execution,
             options,
+            about,
+            samples: Samples::default(),
         }
     }
 
@@ -166,9 +177,11 @@ impl Mailbox {
         debug!("remote command {:.100?}", asked.method);
         let state = commands::State {
             execution: &self.execution,
-            clock: self.execution.clock.now(),
+            about: &self.about,
+            samples: &self.samples,
+            obeyed: &self.options.obeyed,
         };
-        match commands::obey(&state, &self.options.obeyed, &asked.method, &asked.arguments) {
+        match commands::obey(&state, &asked.method, &asked.arguments) {
             Answer::Value(value) => Some((asked.reply?, value)),
             Answer::Silence => None,
         }

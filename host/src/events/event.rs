@@ -11,9 +11,6 @@ use crate::message::request::format_time;
 use crate::message::{JsonMap, repr};
 use crate::outcome::{Failure, Outcome, Revocation};
 
-/// SIGTERM, what Celery ends a task with.
-const TERM: u8 = 15;
-
 /// An event, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -139,10 +136,13 @@ fn ended(
             ))
         }
         Outcome::Revoked(why) => {
-            let terminated = *why == Revocation::Terminated;
+            let signum = match why {
+                Revocation::Terminated(signal) => Some(signal),
+                Revocation::Expired | Revocation::Revoked => None,
+            };
             Some(event(
                 "task-revoked",
-                json!({"uuid": uuid, "terminated": terminated, "signum": terminated.then_some(TERM),
+                json!({"uuid": uuid, "terminated": signum.is_some(), "signum": signum,
                     "expired": *why == Revocation::Expired}),
             ))
         }

@@ -1,6 +1,7 @@
 //! The tasks that are here, and how to end one that runs (contract section 3.8, terminate; 8.5, USR1).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,16 @@ pub struct Entry {
     pub since: Instant,
     /// When it began to run.
     pub started: Option<Timestamp>,
-    end: Arc<Notify>,
+    end: Arc<End>,
     /// Whether it is done with; its sender goes when the task leaves.
     done: watch::Receiver<bool>,
+}
+
+/// How a task that runs learns that it is to end.
+#[derive(Debug, Default)]
+struct End {
+    wanted: Notify,
+    signal: AtomicI32,
 }
 
 /// All tasks that are here.
@@ -49,12 +57,14 @@ struct Tasks {
     /// In the order they came. An id may be here twice: brokers deliver at least once.
     entries: BTreeMap<u64, Entry>,
     next: u64,
+    /// How many of each kind began to run; the kinds are those of the components.
+    begun: BTreeMap<String, u64>,
 }
 
 impl Active {
     /// A task came. It is here until the answer is dropped.
     pub(super) fn enter(self: &Arc<Self>, request: &Arc<Request>) -> Here {
-        let end = Arc::new(Notify::new());
+        let end = Arc::<End>::default();
         let (done, told) = watch::channel(false);
         let entry = Entry {
             request: Arc::clone(request),
@@ -112,17 +122,29 @@ impl Active {
         u32::try_from(reserved.count()).unwrap_or(u32::MAX)
     }
 
-    /// Ends a task that runs; whether there is one.
-    pub fn terminate(&self, id: &str) -> bool {
+    /// Whether a task of this id runs.
+    pub fn runs(&self, id: &str) -> bool {
         let tasks = self.tasks();
-        let mut found = false;
-        for entry in tasks.entries.values() {
-            if entry.request.id == id && entry.progress == Progress::Active {
-                entry.end.notify_one();
-                found = true;
+        let mut entries = tasks.entries.values();
+        entries.any(|entry| entry.request.id == id && entry.progress == Progress::Active)
+    }
+
+    /// How many tasks of each kind began to run.
+    pub fn begun(&self) -> BTreeMap<String, u64> {
+        self.tasks().begun.clone()
+    }
+
+    /// Ends tasks that run, in the name of a signal; how many are here, running or not.
+    pub fn terminate(&self, wanted: impl Fn(&Request) -> bool, signal: i32) -> usize {
+        let tasks = self.tasks();
+        let here = tasks.entries.values().filter(|entry| wanted(&entry.request));
+        let end = |entry: &Entry| {
+            if entry.progress == Progress::Active {
+                entry.end.signal.store(signal, Ordering::Relaxed);
+                entry.end.wanted.notify_one();
             }
-        }
-        found
+        };
+        here.inspect(|entry| end(entry)).count()
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
@@ -149,7 +171,7 @@ impl Entry {
 pub(super) struct Here {
     active: Arc<Active>,
     number: u64,
-    end: Arc<Notify>,
+    end: Arc<End>,
     done: watch::Sender<bool>,
 }
 
@@ -161,18 +183,26 @@ impl Here {
 
     /// The task has come so far.
     pub(super) fn at(&self, progress: Progress) {
-        if let Some(entry) = self.active.tasks().entries.get_mut(&self.number) {
-            entry.progress = progress;
-            entry.since = Instant::now();
-            if progress == Progress::Active {
-                entry.started = Some(Timestamp::now());
+        let mut tasks = self.active.tasks();
+        let Tasks { entries, begun, .. } = &mut *tasks;
+        let Some(entry) = entries.get_mut(&self.number) else {
+            return;
+        };
+        entry.progress = progress;
+        entry.since = Instant::now();
+        if progress == Progress::Active {
+            entry.started = Some(Timestamp::now());
+            match begun.get_mut(&entry.request.task) {
+                Some(count) => *count += 1,
+                None => drop(begun.insert(entry.request.task.clone(), 1)),
             }
         }
     }
 
-    /// Waits until somebody wants the task to end.
-    pub(super) async fn terminated(&self) {
-        self.end.notified().await;
+    /// Waits until somebody wants the task to end; in the name of which signal.
+    pub(super) async fn terminated(&self) -> i32 {
+        self.end.wanted.notified().await;
+        self.end.signal.load(Ordering::Relaxed)
     }
 }
 
@@ -210,17 +240,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_task_that_runs_can_be_ended() {
+    async fn only_a_task_that_runs_is_ended_at_once() {
         let active = Arc::<Active>::default();
         let entered = |id: &str| active.enter(&Arc::new(request(json!({"id": id, "task": "t"}))));
         let (one, two) = (entered("a"), entered("b"));
         one.at(Progress::Active);
         two.at(Progress::Reserved);
         assert_eq!(active.reserved(), 2);
-        assert!(!active.terminate("b") && !active.terminate("c"));
+        let end = |id: &str| active.terminate(|request| request.id == id, 9);
+        assert_eq!((end("b"), end("c")), (1, 0));
+        assert!(active.runs("a") && !active.runs("b"));
         // Ended before it looks: it is told all the same.
-        assert!(active.terminate("a"));
-        one.terminated().await;
+        assert_eq!(end("a"), 1);
+        assert_eq!(one.terminated().await, 9);
+        assert_eq!(active.begun(), BTreeMap::from([("t".to_owned(), 1)]));
         drop(one);
         assert_eq!((active.entries().len(), active.reserved()), (1, 1));
         assert!(active.entries()[0].line().starts_with("t[b] Reserved for 0."));

@@ -55,7 +55,7 @@ impl Execution {
 
     /// What this task sends, it sends in this context.
     pub(super) fn within<T>(&self, task: &Task, act: impl FnOnce(&mut Context<'_>) -> T) -> T {
-        within(&self.canvas, &task.request, act)
+        within(&self.tasks.canvas(), &task.request, act)
     }
 
     /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after

@@ -20,7 +20,7 @@ impl Execution {
             args,
             kwargs,
         } = errback;
-        let Some((component, definition)) = self.registry.get(&name) else {
+        let Some((component, definition)) = self.tasks.get(&name) else {
             return error!("there is no errback {name}");
         };
         let mut request = (*task.request).clone();

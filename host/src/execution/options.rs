@@ -10,6 +10,7 @@ use crate::policy::admit::Defaults;
 use crate::policy::autoscale::Autoscale;
 use crate::policy::publish::RetryPolicy;
 use crate::policy::rate::Rate;
+use crate::queue::{Queues, Rules};
 
 /// How much of what a bounded memory of ids keeps (contract sections 3.8 and 3.9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Options {
     pub nameable: Arc<Nameable>,
     /// How many tasks may run at the same time; without `autoscale` this stays so.
     pub concurrency: u32,
+    /// `worker_max_concurrency`: how many slots remote control may make of them.
+    pub most_slots: u32,
     /// `--autoscale`.
     pub autoscale: Option<Autoscale>,
     /// `worker_prefetch_multiplier`; 0: no limit.
@@ -62,6 +65,8 @@ pub struct Options {
     pub cancel_on_connection_loss: bool,
     /// `worker_enable_soft_shutdown_on_idle`.
     pub soft_shutdown_on_idle: bool,
+    /// Every queue of the settings, and the rules for those that are made on demand.
+    pub queues: Queues,
     /// `worker_state_db`.
     pub state_db: Option<PathBuf>,
     /// `CELERY_WORKER_REVOKES_MAX`, `CELERY_WORKER_REVOKE_EXPIRES`.
@@ -81,6 +86,7 @@ impl Default for Options {
             result_extended: false,
             nameable: Arc::default(),
             concurrency: 1,
+            most_slots: 32,
             autoscale: None,
             prefetch_multiplier: 4,
             eta_task_limit: None,
@@ -91,6 +97,7 @@ impl Default for Options {
             deduplicate: false,
             cancel_on_connection_loss: false,
             soft_shutdown_on_idle: false,
+            queues: Queues::new(Rules::default(), Vec::new()),
             state_db: None,
             revokes: Bounds {
                 most: 50_000,

@@ -88,6 +88,14 @@ impl Prefetch {
         }
     }
 
+    /// The number now; 0: no limit, or none at all.
+    pub fn current(&self) -> u32 {
+        match self.rule.window(self.counts(|counts| *counts)) {
+            Window::Messages(number) => number,
+            Window::Closed => 0,
+        }
+    }
+
     /// Changes the number of slots.
     pub fn set_slots(&self, slots: u32) {
         self.change(|counts| counts.slots = slots);

@@ -1,7 +1,7 @@
 //! Tasks of one kind wait for their rate limit, first come, first served (contract section 3.5).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -9,12 +9,14 @@ use tokio::sync::Notify;
 use crate::policy::rate::{Bucket, Rate};
 
 /// The rate limit of every task.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rates {
-    gates: BTreeMap<String, Gate>,
+    gates: RwLock<BTreeMap<String, Arc<Gate>>>,
+    /// `worker_disable_rate_limits`: there are none.
+    off: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Gate {
     bucket: Mutex<Option<Bucket>>,
     /// Fair: its holder is the first of those that wait.
@@ -23,40 +25,41 @@ struct Gate {
 }
 
 impl Rates {
-    /// The limits of these tasks; nothing of it when rate limits are switched off.
-    pub(super) fn new(limits: impl IntoIterator<Item = (String, Option<Rate>)>) -> Self {
-        let gate = |rate: Option<Rate>| Gate {
-            bucket: Mutex::new(rate.map(|rate| Bucket::new(rate, Instant::now()))),
-            queue: tokio::sync::Mutex::default(),
-            changed: Notify::new(),
-        };
+    /// No limits yet; `off`: and never any.
+    pub(super) fn new(off: bool) -> Self {
         Self {
-            gates: limits
-                .into_iter()
-                .map(|(task, rate)| (task, gate(rate)))
-                .collect(),
+            gates: RwLock::default(),
+            off,
         }
     }
 
-    /// Changes the limit of a task, also for those that wait already; `None` switches it off. False when the worker
-    /// has no such task, or no rate limits at all.
-    pub fn set(&self, task: &str, rate: Option<Rate>) -> bool {
-        let Some(gate) = self.gates.get(task) else {
-            return false;
+    /// Changes the limit of a task, also for those that wait already; `None` switches it off. The task is one of this
+    /// worker's.
+    pub(super) fn set(&self, task: &str, rate: Option<Rate>) {
+        if self.off {
+            return;
+        }
+        let gate = {
+            let mut gates = self.gates.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(gates.entry(task.to_owned()).or_default())
         };
         gate.set(rate.map(|rate| Bucket::new(rate, Instant::now())));
         gate.changed.notify_one();
-        true
     }
 
     /// Whether tasks of this kind may have to wait.
     pub(super) fn is_limited(&self, task: &str) -> bool {
-        self.gates.get(task).is_some_and(Gate::is_on)
+        self.gate(task).is_some_and(|gate| gate.is_on())
+    }
+
+    fn gate(&self, task: &str) -> Option<Arc<Gate>> {
+        let gates = self.gates.read().unwrap_or_else(PoisonError::into_inner);
+        gates.get(task).map(Arc::clone)
     }
 
     /// Waits until a task of this kind may start. Those that wait keep their order.
     pub(super) async fn turn(&self, task: &str) {
-        let Some(gate) = self.gates.get(task) else { return };
+        let Some(gate) = self.gate(task) else { return };
         let _first = gate.queue.lock().await;
         while let Err(wait) = gate.take() {
             tokio::select! {
@@ -94,13 +97,19 @@ mod tests {
 
     use super::*;
 
+    fn rates(limits: &[(&str, Option<Rate>)]) -> Arc<Rates> {
+        let rates = Rates::new(false);
+        limits.iter().for_each(|(task, rate)| rates.set(task, *rate));
+        Arc::new(rates)
+    }
+
     fn rate(text: &str) -> Option<Rate> {
         Rate::parse(text).unwrap()
     }
 
     #[tokio::test]
     async fn tasks_start_in_order_and_not_faster_than_their_rate() {
-        let rates = Arc::new(Rates::new([("t".into(), rate("50/s"))]));
+        let rates = rates(&[("t", rate("50/s"))]);
         let (order, mut starts) = tokio::sync::mpsc::unbounded_channel();
         let begun = Instant::now();
         for n in 0..5 {
@@ -123,7 +132,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_changed_limit_counts_for_those_that_wait() {
-        let rates = Arc::new(Rates::new([("t".into(), rate("1/h")), ("free".into(), None)]));
+        let rates = rates(&[("t", rate("1/h")), ("free", None)]);
         rates.turn("free").await;
         rates.turn("unknown").await;
         assert!(rates.is_limited("t") && !rates.is_limited("free"));
@@ -134,11 +143,13 @@ mod tests {
         };
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        assert!(rates.set("t", None));
+        rates.set("t", None);
         tokio::time::timeout(Duration::from_secs(30), waiting)
             .await
             .expect("it waits no longer")
             .unwrap();
-        assert!(!rates.set("unknown", None));
+        let off = Rates::new(true);
+        off.set("t", rate("1/h"));
+        assert!(!off.is_limited("t"));
     }
 }

@@ -13,11 +13,13 @@ use crate::policy::autoscale::Autoscale;
 pub struct Slots {
     free: Arc<Semaphore>,
     state: Mutex<State>,
-    autoscale: Option<Autoscale>,
+    /// No more than these: the sandboxes have so many places.
+    most: u32,
 }
 
 #[derive(Debug)]
 struct State {
+    autoscale: Option<Autoscale>,
     size: u32,
     /// Slots that are to go as soon as their tasks end.
     surplus: u32,
@@ -33,17 +35,18 @@ pub struct Slot {
 }
 
 impl Slots {
-    /// So many slots; with `autoscale` its fewest, and more when there is work.
-    pub fn new(concurrency: u32, autoscale: Option<Autoscale>) -> Arc<Self> {
+    /// So many slots; with `autoscale` its fewest, and more when there is work. They never become more than `most`.
+    pub fn new(concurrency: u32, autoscale: Option<Autoscale>, most: u32) -> Arc<Self> {
         let size = autoscale.map_or(concurrency, |scale| scale.min);
         Arc::new(Self {
             free: Arc::new(Semaphore::new(size as usize)),
             state: Mutex::new(State {
+                autoscale,
                 size,
                 surplus: 0,
                 active: Instant::now(),
             }),
-            autoscale,
+            most: most.max(size),
         })
     }
 
@@ -52,28 +55,59 @@ impl Slots {
         self.state().size
     }
 
+    /// How many there can be.
+    pub fn most(&self) -> u32 {
+        self.most
+    }
+
     /// The numbers that they stay between, when they change by themselves.
     pub fn autoscale(&self) -> Option<Autoscale> {
-        self.autoscale
+        self.state().autoscale
     }
 
-    /// Adds slots.
-    pub fn grow(&self, by: u32) {
+    /// Changes these numbers (contract section 6.3, `autoscale`); what they are then. `None` when the slots do not change by
+    /// themselves.
+    pub fn set_autoscale(&self, max: Option<u32>, min: Option<u32>) -> Option<Autoscale> {
         let mut state = self.state();
-        let kept = by.min(state.surplus);
-        state.surplus -= kept;
-        state.size = state.size.saturating_add(by);
-        state.active = Instant::now();
-        self.free.add_permits((by - kept) as usize);
+        let before = state.autoscale?;
+        let max = max.unwrap_or(before.max).clamp(1, self.most);
+        let min = min.unwrap_or(before.min).min(max);
+        let now = Autoscale { max, min, ..before };
+        state.autoscale = Some(now);
+        let size = state.size.clamp(min, max);
+        self.resize(&mut state, size);
+        Some(now)
     }
 
-    /// Takes slots away, free ones at once and others when their tasks end.
-    pub fn shrink(&self, by: u32) {
+    /// Adds slots, as far as there can be more; how many there are then.
+    pub fn grow(&self, by: u32) -> u32 {
         let mut state = self.state();
-        let by = by.min(state.size);
-        state.size -= by;
-        let gone = self.free.forget_permits(by as usize);
-        state.surplus += by - u32::try_from(gone).unwrap_or(by);
+        let size = state.size.saturating_add(by).min(self.most);
+        self.resize(&mut state, size);
+        size
+    }
+
+    /// Takes slots away, free ones at once and others when their tasks end; how many there are then.
+    pub fn shrink(&self, by: u32) -> u32 {
+        let mut state = self.state();
+        let size = state.size.saturating_sub(by);
+        self.resize(&mut state, size);
+        size
+    }
+
+    fn resize(&self, state: &mut State, size: u32) {
+        if size > state.size {
+            let by = size - state.size;
+            let kept = by.min(state.surplus);
+            state.surplus -= kept;
+            state.active = Instant::now();
+            self.free.add_permits((by - kept) as usize);
+        } else {
+            let by = state.size - size;
+            let gone = self.free.forget_permits(by as usize);
+            state.surplus += by - u32::try_from(gone).unwrap_or(by);
+        }
+        state.size = size;
     }
 
     /// Waits for a slot.
@@ -88,22 +122,19 @@ impl Slots {
 
     /// Adapts the number to `reserved` tasks. `received`: because a task came, not because of the time.
     pub fn scale(&self, reserved: u32, received: bool) {
-        let Some(autoscale) = self.autoscale else { return };
-        let (size, idle) = {
-            let mut state = self.state();
-            if received {
-                state.active = Instant::now();
-            }
-            (state.size, state.active.elapsed())
-        };
-        let wanted = autoscale.wanted(size, reserved, idle);
+        let mut state = self.state();
+        let Some(autoscale) = state.autoscale else { return };
+        if received {
+            state.active = Instant::now();
+        }
+        let size = state.size;
+        let wanted = autoscale.wanted(size, reserved, state.active.elapsed());
         if wanted > size {
             info!("Scaling up {} slots.", wanted - size);
-            self.grow(wanted - size);
         } else if wanted < size {
             info!("Scaling down {} slots.", size - wanted);
-            self.shrink(size - wanted);
         }
+        self.resize(&mut state, wanted.min(self.most));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -137,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn slots_come_at_once_and_go_when_their_tasks_end() {
-        let slots = Slots::new(1, None);
+        let slots = Slots::new(1, None, 8);
         let one = slots.acquire().await;
         assert!(waits(&slots).await);
         slots.grow(1);
@@ -153,6 +184,9 @@ mod tests {
         slots.grow(1);
         assert!(waits(&slots).await);
         assert_eq!(slots.size(), 1);
+        assert_eq!(slots.grow(u32::MAX), 8);
+        assert_eq!(slots.shrink(u32::MAX), 0);
+        assert_eq!(slots.set_autoscale(Some(3), None), None);
     }
 
     #[tokio::test]
@@ -162,7 +196,7 @@ mod tests {
             min: 1,
             keepalive: Duration::ZERO,
         };
-        let slots = Slots::new(8, Some(autoscale));
+        let slots = Slots::new(8, Some(autoscale), 8);
         assert_eq!(slots.size(), 1);
         slots.scale(5, true);
         assert_eq!(slots.size(), 3);
@@ -171,5 +205,12 @@ mod tests {
         assert_eq!(slots.size(), 2);
         slots.scale(0, false);
         assert_eq!((slots.size(), slots.free.available_permits()), (1, 1));
+        let changed = |max, min| slots.set_autoscale(max, min).map(|scale| (scale.max, scale.min));
+        assert_eq!(changed(Some(6), Some(4)), Some((6, 4)));
+        assert_eq!((slots.size(), slots.free.available_permits()), (4, 4));
+        assert_eq!(changed(Some(2), None), Some((2, 2)));
+        assert_eq!(slots.size(), 2);
+        assert_eq!(changed(Some(1_000_000_000), None), Some((8, 2)));
+        assert_eq!(changed(Some(0), Some(0)), Some((1, 0)));
     }
 }

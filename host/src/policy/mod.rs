@@ -12,3 +12,4 @@ pub mod publish;
 pub mod rate;
 pub mod retry;
 pub mod revoked;
+pub mod signal;

@@ -175,7 +175,8 @@ impl Queues {
         }
     }
 
-    fn find(&self, name: &str) -> Option<&Queue> {
+    /// A queue of the settings by its name or alias.
+    pub fn find(&self, name: &str) -> Option<&Queue> {
         let alias = |queue: &&Queue| queue.alias.as_deref() == Some(name);
         let known = self.known.iter();
         known
@@ -192,7 +193,7 @@ impl Queues {
     }
 
     /// Fills in what the settings say for all.
-    fn complete(&self, mut queue: Queue) -> Queue {
+    pub fn complete(&self, mut queue: Queue) -> Queue {
         if queue.exchange.name.is_empty() {
             queue.exchange = self.default_exchange();
         }

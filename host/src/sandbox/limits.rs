@@ -1,12 +1,12 @@
 //! What a run may use. A component that wants more ends as a failure that names the limit.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 /// The limits of one run. The `[limits]` table of the configuration has these names.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Seconds that no run is longer than, whatever its message and its component say.

@@ -21,12 +21,12 @@ pub enum Code {
 }
 
 /// What was loaded.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Registry {
     components: Vec<Arc<Component>>,
     tasks: BTreeMap<String, (Arc<Component>, Arc<Definition>)>,
     builtins: BTreeMap<String, (Builtin, Arc<Definition>)>,
-    broken: Vec<(PathBuf, LoadError)>,
+    broken: Vec<(PathBuf, Arc<LoadError>)>,
 }
 
 impl Registry {
@@ -72,6 +72,35 @@ impl Registry {
         }
     }
 
+    /// Changes the options of one task.
+    pub fn annotate_one(&mut self, task: &str, annotate: impl FnOnce(&mut Definition)) {
+        let own = self.tasks.get_mut(task).map(|(_, definition)| definition);
+        let definition = own.or_else(|| self.builtins.get_mut(task).map(|(_, definition)| definition));
+        if let Some(definition) = definition {
+            let mut changed = Definition::clone(definition);
+            annotate(&mut changed);
+            *definition = Arc::new(changed);
+        }
+    }
+
+    /// Takes over from an earlier load what is broken in this one.
+    pub fn keep_broken(&mut self, earlier: &Self) {
+        for component in &earlier.components {
+            let is_broken = self.broken.iter().any(|(path, _)| path == component.path());
+            let is_free = |definition: &Arc<Definition>| !self.tasks.contains_key(&definition.name);
+            if !is_broken || !component.definitions().iter().all(is_free) {
+                continue;
+            }
+            let own = earlier
+                .tasks
+                .iter()
+                .filter(|(_, (other, _))| Arc::ptr_eq(other, component));
+            let own = own.map(|(name, entry)| (name.clone(), entry.clone()));
+            self.tasks.extend(own);
+            self.components.push(Arc::clone(component));
+        }
+    }
+
     /// The options of every task by its name, the worker's own tasks included.
     pub fn known(&self) -> BTreeMap<String, Arc<Definition>> {
         let own = self
@@ -98,7 +127,7 @@ impl Registry {
     }
 
     /// The files that do not serve, and why.
-    pub fn broken(&self) -> &[(PathBuf, LoadError)] {
+    pub fn broken(&self) -> &[(PathBuf, Arc<LoadError>)] {
         &self.broken
     }
 
@@ -112,7 +141,7 @@ impl Registry {
             })
         });
         if let Some(error) = taken {
-            self.broken.push((component.path().to_owned(), error));
+            self.broken.push((component.path().to_owned(), Arc::new(error)));
             return;
         }
         let component = Arc::new(component);
@@ -132,7 +161,9 @@ pub async fn load_all(sandbox: &Sandbox, paths: &[PathBuf], progress: bool) -> R
     for path in paths {
         match files_of(path) {
             Ok(found) => files.extend(found),
-            Err(error) => registry.broken.push((path.clone(), LoadError::Read(error))),
+            Err(error) => registry
+                .broken
+                .push((path.clone(), Arc::new(LoadError::Read(error)))),
         }
     }
     files.dedup();
@@ -154,7 +185,7 @@ pub async fn load_all(sandbox: &Sandbox, paths: &[PathBuf], progress: bool) -> R
     for (file, loaded) in loaded {
         match loaded {
             Ok(component) => registry.add(component),
-            Err(error) => registry.broken.push((file, error)),
+            Err(error) => registry.broken.push((file, Arc::new(error))),
         }
     }
     registry

@@ -27,6 +27,10 @@ impl Broker for Client {
         self.broker.consume(queues, prefetch).await
     }
 
+    async fn set_queues(&self, queues: &[Queue]) -> Result<(), BrokerError> {
+        self.broker.set_queues(queues).await
+    }
+
     fn set_prefetch(&self, prefetch: u32) {
         self.broker.set_prefetch(prefetch);
     }

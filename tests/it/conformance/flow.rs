@@ -161,3 +161,44 @@ pub(crate) async fn two_consumers_share_without_duplicates(fixture: &dyn Fixture
     }
     nothing_is_left(fixture, &queue).await;
 }
+
+/// Queues are added and left out while others are consumed. What was delivered before that can be settled as ever.
+pub(crate) async fn queues_come_and_go(fixture: &dyn Fixture) {
+    let [one, two] = [queue("stays"), queue("comes")];
+    let broker = fixture.broker().await;
+    let sender = fixture.broker().await;
+    for queue in [&one, &two] {
+        publish(&*sender, queue, 1).await;
+    }
+    let mut deliveries = broker.consume(&[one.as_str().into()], 10).await.unwrap();
+    let held = next(&mut deliveries).await;
+    assert_eq!(held.queue, one);
+    nothing(&mut deliveries).await;
+    let both = [one.as_str().into(), two.as_str().into()];
+    broker.set_queues(&both).await.unwrap();
+    let added = next(&mut deliveries).await;
+    assert_eq!(added.queue, two);
+    // The same once more changes nothing.
+    broker.set_queues(&both).await.unwrap();
+    broker.set_queues(&both[..1]).await.unwrap();
+    publish(&*sender, &two, 1).await;
+    nothing(&mut deliveries).await;
+    until_queued(fixture, &two, 1).await;
+    added.receipt.ack();
+    held.receipt.ack();
+    publish(&*sender, &one, 1).await;
+    next(&mut deliveries).await.receipt.ack();
+    // None at all, and back again.
+    broker.set_queues(&[]).await.unwrap();
+    publish(&*sender, &one, 1).await;
+    nothing(&mut deliveries).await;
+    broker.set_queues(&both).await.unwrap();
+    for delivery in next_many(&mut deliveries, 2).await {
+        assert!(!delivery.redelivered, "it was left in its queue");
+        delivery.receipt.ack();
+    }
+    close(sender).await;
+    close(broker).await;
+    nothing_is_left(fixture, &one).await;
+    nothing_is_left(fixture, &two).await;
+}

@@ -84,6 +84,7 @@ macro_rules! conformance {
             flow: prefetch_can_be_lowered;
             flow: without_a_prefetch_nothing_is_held_back;
             flow: two_consumers_share_without_duplicates;
+            flow: queues_come_and_go;
         }
     };
     ($fixture:expr; $($module:ident: $rule:ident;)*) => {

@@ -34,7 +34,7 @@ async fn tasks_that_wait_are_forgotten() {
     assert_eq!(lab.prefetch(), Some(8));
     assert!(lab.states("eta").is_empty() && lab.states("slot").is_empty());
     for running in running {
-        lab.worker.revoke(&running.id, true);
+        lab.end(&running.id);
         running.done().await;
     }
 }
@@ -72,7 +72,7 @@ async fn an_early_acked_task_does_not_begin_again_while_it_runs() {
     let again = lab.send("sleep", json!([600]), json!({"id": "a", "redelivered": true}));
     assert_eq!(again.done().await, ACK);
     assert!(lab.states("a").is_empty(), "it ran again");
-    lab.worker.revoke("a", true);
+    lab.end("a");
     sent.done().await;
 }
 
@@ -108,7 +108,7 @@ async fn the_prefetch_grows_back_as_tasks_end() {
     lab.until("one is counted", || lab.prefetch() == Some(4)).await;
     late.lose_connection();
     for sent in [early, late] {
-        lab.worker.revoke(&sent.id, true);
+        lab.end(&sent.id);
         sent.done().await;
     }
     let numbers = lab.broker.prefetch.lock().unwrap().clone();
@@ -146,7 +146,7 @@ async fn an_acknowledged_message_is_not_a_lost_one() {
     drop(connection);
     let other = lab.send("sleep", json!([0.2]), json!({}));
     assert_eq!(other.done().await, ACK);
-    lab.worker.revoke(&id, true);
+    lab.end(&id);
     way.await.expect("no panic");
     assert!(
         lab.broker.prefetch.lock().unwrap().is_empty(),

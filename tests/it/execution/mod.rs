@@ -47,6 +47,10 @@ impl Broker for Remembering {
         Ok(deliveries.expect("it is consumed once"))
     }
 
+    async fn set_queues(&self, _: &[Queue]) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
     fn set_prefetch(&self, prefetch: u32) {
         self.prefetch.lock().unwrap().push(prefetch);
     }
@@ -151,6 +155,12 @@ impl Sent {
 const ACK: Option<Verdict> = Some(Verdict::Ack);
 
 impl Lab {
+    /// Revokes a task and ends it if it runs; whether it is here.
+    fn end(&self, id: &str) -> bool {
+        self.worker.revoke(id);
+        self.worker.terminate(|request| request.id == id, 15) > 0
+    }
+
     async fn new(options: Options) -> Lab {
         Lab::granting(options, Grants::default()).await
     }

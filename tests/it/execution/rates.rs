@@ -12,7 +12,10 @@ use super::{ACK, Lab};
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_over_their_rate_wait_unacknowledged_without_a_slot_and_in_order() {
     let lab = Lab::new(Options::default()).await;
-    assert!(lab.worker.rates.set("probe.limited", Rate::parse("1/h").unwrap()));
+    assert!(
+        lab.worker
+            .set_rate_limit("probe.limited", Rate::parse("1/h").unwrap(), "1/h")
+    );
     let first = lab.send("limited", json!([0]), json!({}));
     assert_eq!(first.done().await, ACK);
     let waiting: Vec<_> = (1..4)
@@ -26,11 +29,8 @@ async fn tasks_over_their_rate_wait_unacknowledged_without_a_slot_and_in_order()
     assert!(waiting.iter().all(|sent| sent.verdict().is_none()));
     // Whoever waits sees the new limit.
     let begun = Instant::now();
-    assert!(
-        lab.worker
-            .rates
-            .set("probe.limited", Rate::parse("10/s").unwrap())
-    );
+    let rate = Rate::parse("10/s").unwrap();
+    assert!(lab.worker.set_rate_limit("probe.limited", rate, "10/s"));
     for sent in waiting {
         assert_eq!(sent.done().await, ACK);
     }
@@ -66,11 +66,12 @@ async fn rate_limits_can_be_switched_off_and_have_a_default() {
     // With that limit the second one would wait for an hour.
     three(off.clone(), "echo").await;
     let lab = Lab::new(off).await;
-    let rate = Rate::parse("1/s").unwrap();
-    assert!(
-        !lab.worker.rates.set("probe.echo", rate),
-        "there are none to change"
-    );
+    let rate = Rate::parse("1/h").unwrap();
+    assert!(lab.worker.set_rate_limit("probe.echo", rate, "1/h"));
+    assert!(!lab.worker.set_rate_limit("no.such.task", rate, "1/h"));
+    for _ in 0..3 {
+        assert_eq!(lab.send("echo", json!([1]), json!({})).done().await, ACK);
+    }
 }
 
 /// Contract section 3.4: tasks that wait for their ETA are held unacknowledged and raise the prefetch, up to a limit.
@@ -114,7 +115,7 @@ async fn slots_follow_the_work() {
     lab.running(3).await;
     assert_eq!(lab.worker.slots.size(), 3);
     for sent in sent {
-        lab.worker.revoke(&sent.id, true);
+        lab.end(&sent.id);
         sent.done().await;
     }
 }

@@ -1,5 +1,6 @@
 //! A channel that consumes: hands deliveries out and settles them, until its connection is lost.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::pin::pin;
 use std::time::Duration;
@@ -14,11 +15,11 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Lost};
-use super::consumer::{Consumer, Phase, consumer_tag};
-use super::delayed;
+use super::consumer::{Consumer, Phase, consume, consumer_tag};
 use super::message::received;
 use super::settle::{Settlement, Unsettled};
 use super::table::short;
+use super::{declare, delayed};
 use crate::broker::{Delivery, Gone, Receipt, Told, Verdict, tell};
 use crate::message::Route;
 use crate::queue::Queue;
@@ -30,14 +31,34 @@ const BATCH: usize = 4096;
 /// How long the server may take to confirm the end of a consumer.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the consumer of a queue, named by its index, yields; `None` at its end.
+/// What the consumer of a queue, named by its number, yields; `None` at its end.
 pub(super) type Consumed = (usize, Option<lapin::Result<lapin::message::Delivery>>);
+
+/// A consumer of a channel.
+pub(super) struct Consuming {
+    queue: Queue,
+    /// Its end was asked for; what came before that may still be on its way.
+    ended: bool,
+}
+
+impl Consuming {
+    /// The consumer of a queue.
+    pub(super) fn of(queue: &Queue) -> Self {
+        Self {
+            queue: queue.clone(),
+            ended: false,
+        }
+    }
+}
 
 /// A channel that consumes.
 pub(super) struct Channel {
     pub(super) connection: Connection,
     /// All consumers; none any more when the phase is past [`Phase::Consume`].
     pub(super) consumers: SelectAll<BoxStream<'static, Consumed>>,
+    /// The queue of each consumer, and whether that is still to go on.
+    pub(super) consuming: BTreeMap<usize, Consuming>,
+    pub(super) next_consumer: usize,
     pub(super) events: BoxStream<'static, Event>,
     pub(super) unsettled: Unsettled,
     pub(super) verdicts: mpsc::UnboundedSender<(u64, Verdict, Told)>,
@@ -76,7 +97,7 @@ impl Channel {
                 changed = consumer.phase.changed() => {
                     let phase = if changed.is_ok() { consumer.phase() } else { Phase::Close };
                     if phase >= Phase::Settle && deliveries.take().is_some() {
-                        self.end_consumers(&consumer.queues).await?;
+                        self.end_consumers().await?;
                     }
                     if phase == Phase::Close {
                         if busy {
@@ -103,32 +124,75 @@ impl Channel {
                     None => return Err(Lost::Protocol("the connection ended".into())),
                 },
                 _ = consumer.prefetch.changed() => {}
+                () = consumer.consumed.changed(), if deliveries.is_some() => self.follow(consumer).await?,
                 first = next(sender.as_ref(), &mut self.consumers) => {
-                    self.hand_out(first, sender.as_ref(), &consumer.queues)?;
+                    self.hand_out(first, sender.as_ref())?;
                 }
             }
         }
     }
 
     /// Ends the consumers, and gives back what came over them and was not handed out.
-    async fn end_consumers(&mut self, queues: &[Queue]) -> Result<(), Lost> {
-        for index in 0..queues.len() {
-            let tag = short(&consumer_tag(index))?;
-            let cancelled = self
-                .connection
-                .channel
-                .basic_cancel(tag, BasicCancelOptions::default());
-            // A server that does not answer keeps nobody from ending.
-            if let Ok(cancelled) = timeout(CANCEL_PATIENCE, cancelled).await {
-                cancelled?;
+    async fn end_consumers(&mut self) -> Result<(), Lost> {
+        let numbers: Vec<usize> = self.consuming.keys().copied().collect();
+        for number in numbers {
+            self.end_consumer(number).await?;
+        }
+        while let Some(Some(consumed)) = self.consumers.next().now_or_never() {
+            if let Some(delivery) = self.delivery(consumed)? {
+                delivery.receipt.give_back();
             }
         }
-        while let Some(Some((index, Some(Ok(delivery))))) = self.consumers.next().now_or_never() {
-            self.delivery((index, Some(Ok(delivery))), queues)?
-                .receipt
-                .give_back();
-        }
         self.consumers.clear();
+        Ok(())
+    }
+
+    /// Ends one consumer; what came over it before is handed out all the same.
+    async fn end_consumer(&mut self, number: usize) -> Result<(), Lost> {
+        let Some(consuming) = self
+            .consuming
+            .get_mut(&number)
+            .filter(|consuming| !consuming.ended)
+        else {
+            return Ok(());
+        };
+        consuming.ended = true;
+        let tag = short(&consumer_tag(number))?;
+        let channel = &self.connection.channel;
+        let cancelled = channel.basic_cancel(tag, BasicCancelOptions::default());
+        // A server that does not answer keeps nobody from ending.
+        if let Ok(cancelled) = timeout(CANCEL_PATIENCE, cancelled).await {
+            cancelled?;
+        }
+        Ok(())
+    }
+
+    /// Begins to consume queues that are new, and ends the consumers of those that are wanted no more.
+    async fn follow(&mut self, consumer: &mut Consumer) -> Result<(), Lost> {
+        let version = consumer.look();
+        let goes_on = |queue: &Queue| consumer.queues.iter().any(|wanted| wanted.name == queue.name);
+        let unwanted = self
+            .consuming
+            .iter()
+            .filter(|(_, consuming)| !goes_on(&consuming.queue));
+        let unwanted: Vec<usize> = unwanted.map(|(number, _)| *number).collect();
+        for number in unwanted {
+            self.end_consumer(number).await?;
+        }
+        consumer.set_up_delays().await;
+        for queue in &consumer.queues {
+            let mut consuming = self.consuming.values();
+            if consuming.any(|consuming| !consuming.ended && consuming.queue.name == queue.name) {
+                continue;
+            }
+            declare::declare(&self.connection.channel, queue).await?;
+            let number = self.next_consumer;
+            self.next_consumer += 1;
+            self.consumers
+                .push(consume(&self.connection.channel, number, queue).await?);
+            self.consuming.insert(number, Consuming::of(queue));
+        }
+        consumer.consumed.followed(version);
         Ok(())
     }
 
@@ -137,21 +201,32 @@ impl Channel {
         &mut self,
         (permit, consumed): (mpsc::Permit<'_, Delivery>, Consumed),
         deliveries: Option<&mpsc::Sender<Delivery>>,
-        queues: &[Queue],
     ) -> Result<(), Lost> {
-        permit.send(self.delivery(consumed, queues)?);
+        if let Some(delivery) = self.delivery(consumed)? {
+            permit.send(delivery);
+        }
         while let Some(Ok(permit)) = deliveries.map(mpsc::Sender::try_reserve)
             && let Some(Some(consumed)) = self.consumers.next().now_or_never()
         {
-            permit.send(self.delivery(consumed, queues)?);
+            if let Some(delivery) = self.delivery(consumed)? {
+                permit.send(delivery);
+            }
         }
         Ok(())
     }
 
-    fn delivery(&mut self, (index, consumed): Consumed, queues: &[Queue]) -> Result<Delivery, Lost> {
-        let (Some(delivery), Some(queue)) = (consumed.transpose()?, queues.get(index)) else {
-            let message = "the server cancelled the consumer: was the queue deleted?";
-            return Err(Lost::Protocol(message.into()));
+    /// What a consumer yielded; `None` at the end of one that was ended.
+    fn delivery(&mut self, (number, consumed): Consumed) -> Result<Option<Delivery>, Lost> {
+        let Some(delivery) = consumed.transpose()? else {
+            return match self.consuming.remove(&number) {
+                Some(Consuming { ended: true, .. }) => Ok(None),
+                _ => Err(Lost::Protocol(
+                    "the server cancelled the consumer: was the queue deleted?".into(),
+                )),
+            };
+        };
+        let Some(Consuming { queue, .. }) = self.consuming.get(&number) else {
+            return Err(Lost::Protocol("a delivery of a consumer that has ended".into()));
         };
         self.held += 1;
         let verdicts = self.verdicts.clone();
@@ -167,13 +242,13 @@ impl Channel {
                 );
             }
         });
-        Ok(Delivery {
+        Ok(Some(Delivery {
             message: received(&delivery.properties, delivery.data),
             queue: queue.name.clone(),
             route: delayed::original(route, queue),
             redelivered: delivery.redelivered,
             receipt: receipt.over(self.lost.0.subscribe()),
-        })
+        }))
     }
 
     /// Settles a batch; the future is done when that is written, and when somebody waits for it, when the server has

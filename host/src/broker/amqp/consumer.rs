@@ -1,20 +1,22 @@
 //! Taking messages: keeps a connection that consumes queues, hands deliveries out and settles them.
 
+use std::collections::BTreeMap;
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{StreamExt, once, select_all};
+use futures_util::stream::{BoxStream, SelectAll, StreamExt, once};
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::channel::{Channel, next_window};
+use super::channel::{Channel, Consumed, Consuming, next_window};
 use super::connection::Lost;
 use super::settle::Unsettled;
 use super::table::{from_json, short};
 use super::target::{StartError, Target};
 use super::{declare, delayed};
+use crate::broker::consumed::Follower;
 use crate::broker::{Backoff, BrokerError, Delivery, Gone};
 use crate::queue::Queue;
 
@@ -39,6 +41,8 @@ pub(super) enum Phase {
 /// A consumer of some queues.
 pub(super) struct Consumer {
     pub(super) target: Arc<Target>,
+    pub(super) consumed: Follower,
+    /// The queues as they were followed last.
     pub(super) queues: Vec<Queue>,
     pub(super) prefetch: watch::Receiver<u32>,
     pub(super) phase: watch::Receiver<Phase>,
@@ -155,6 +159,7 @@ impl Consumer {
     async fn start(&mut self) -> Result<Channel, StartError> {
         let connection = self.target.read.connect().await?;
         let address = connection.address.clone();
+        let version = self.look();
         let failed = |lost: Lost, queue: Option<&Queue>| StartError {
             address: address.clone(),
             lost,
@@ -178,27 +183,20 @@ impl Consumer {
             let declared = declare::declare(channel, queue).await;
             declared.map_err(|lost| failed(lost, Some(queue)))?;
         }
-        if quorum && !self.delays_ready {
-            self.delays_ready = true;
-            self.set_up_delays().await;
+        self.set_up_delays().await;
+        let (mut consumers, mut consuming) = (SelectAll::new(), BTreeMap::new());
+        for (number, queue) in (0..).zip(&self.queues) {
+            let consumer = consume(channel, number, queue).await;
+            consumers.push(consumer.map_err(|lost| failed(lost, Some(queue)))?);
+            consuming.insert(number, Consuming::of(queue));
         }
-        let mut consumers = Vec::new();
-        for (index, queue) in self.queues.iter().enumerate() {
-            let consume = async {
-                let tag = short(&consumer_tag(index))?;
-                let (name, arguments) = (short(&queue.name)?, from_json(&queue.consumer_arguments)?);
-                let options = BasicConsumeOptions::default();
-                Ok::<_, Lost>(channel.basic_consume(name, tag, options, arguments).await?)
-            };
-            let consumer = consume.await.map_err(|lost| failed(lost, Some(queue)))?;
-            // The end of one consumer would go unnoticed beside others.
-            let consumed = consumer.map(Some).chain(once(ready(None)));
-            consumers.push(consumed.map(move |consumed| (index, consumed)).boxed());
-        }
+        self.consumed.followed(version);
         let (verdicts, decided) = mpsc::unbounded_channel();
         Ok(Channel {
             connection,
-            consumers: select_all(consumers),
+            consumers,
+            next_consumer: consuming.len(),
+            consuming,
             events,
             unsettled: Unsettled::default(),
             verdicts,
@@ -210,9 +208,20 @@ impl Consumer {
         })
     }
 
-    /// Over a connection of its own: an object that somebody declared otherwise closes the channel. Without it,
-    /// messages with an ETA are held by workers.
-    async fn set_up_delays(&self) {
+    /// Takes over the queues as they are wanted now; the number to say when they are followed.
+    pub(super) fn look(&mut self) -> u64 {
+        let (version, queues) = self.consumed.queues();
+        self.queues = queues;
+        version
+    }
+
+    /// Once, where there are quorum queues. Over a connection of its own: an object that somebody declared otherwise
+    /// closes the channel. Without it, messages with an ETA are held by workers.
+    pub(super) async fn set_up_delays(&mut self) {
+        if self.delays_ready || !self.has_quorum() {
+            return;
+        }
+        self.delays_ready = true;
         let set_up = async {
             let connection = self.target.write.connect().await.map_err(|error| error.lost)?;
             delayed::set_up(&connection.channel, &self.queues, self.target.delayed_quorum).await?;
@@ -224,8 +233,23 @@ impl Consumer {
     }
 }
 
-pub(super) fn consumer_tag(index: usize) -> String {
-    format!("celerybox-{index}")
+/// Starts the consumer of a queue.
+pub(super) async fn consume(
+    channel: &lapin::Channel,
+    number: usize,
+    queue: &Queue,
+) -> Result<BoxStream<'static, Consumed>, Lost> {
+    let tag = short(&consumer_tag(number))?;
+    let (name, arguments) = (short(&queue.name)?, from_json(&queue.consumer_arguments)?);
+    let options = BasicConsumeOptions::default();
+    let consumer = channel.basic_consume(name, tag, options, arguments).await?;
+    // The end of one consumer would go unnoticed beside others.
+    let consumed = consumer.map(Some).chain(once(ready(None)));
+    Ok(consumed.map(move |consumed| (number, consumed)).boxed())
+}
+
+pub(super) fn consumer_tag(number: usize) -> String {
+    format!("celerybox-{number}")
 }
 
 /// Whether `basic.qos` counts for the whole channel with `global` set, which is what Celery asks for (contract section

@@ -37,6 +37,7 @@ use self::connection::{Connection, Lost};
 use self::consumer::{Consumer, HANDED_OUT, Phase};
 use self::publisher::{Job, PublishError};
 use self::target::{StartError, Target};
+use super::consumed::{Consumed, consumed};
 use super::options::Names;
 use super::{Broker, BrokerError, Delivery, Reconnect, Strategy};
 use crate::message::Outgoing;
@@ -164,6 +165,8 @@ pub struct AmqpBroker {
     /// What is consumed or declared.
     queues: Mutex<Vec<Queue>>,
     consumers: Mutex<Vec<Running>>,
+    /// The queues of the latest consumer.
+    consumed: Mutex<Option<Consumed>>,
     publisher: OnceLock<(mpsc::Sender<Job>, Running)>,
     /// Who may open a connection for one message.
     alone: Semaphore,
@@ -210,6 +213,7 @@ impl AmqpBroker {
             prefetch: watch::Sender::new(0),
             queues: Mutex::default(),
             consumers: Mutex::default(),
+            consumed: Mutex::default(),
             publisher: OnceLock::new(),
             alone: Semaphore::new(ALONE),
         })
@@ -236,6 +240,13 @@ impl AmqpBroker {
             outgoing.route = route;
         }
         outgoing
+    }
+
+    /// Declares a queue where messages are taken from.
+    async fn declared(&self, queue: &Queue) -> Result<(), BrokerError> {
+        let connection = self.target.read.connect().await.map_err(StartError::into_error)?;
+        let declared = declare::declare(&connection.channel, queue).await;
+        leave(connection, queue, declared).await
     }
 
     fn publisher(&self) -> &mpsc::Sender<Job> {
@@ -281,8 +292,11 @@ impl Broker for AmqpBroker {
         self.prefetch.send_replace(prefetch);
         self.remember(queues);
         let (phase, phases) = watch::channel(Phase::Consume);
+        let (consumed, follower) = consumed(queues);
+        *lock(&self.consumed) = Some(consumed);
         let consumer = Consumer {
             target: Arc::clone(&self.target),
+            consumed: follower,
             queues: queues.to_vec(),
             prefetch: self.prefetch.subscribe(),
             phase: phases,
@@ -296,6 +310,30 @@ impl Broker for AmqpBroker {
         lock(&self.consumers).push(Running { phase, task });
         let gone = || Err(BrokerError::Connection("the broker was closed".into()));
         started.await.unwrap_or_else(|_| gone()).map(|()| deliveries)
+    }
+
+    /// New queues are declared over a connection of their own: a refusal would end the one that consumes.
+    async fn set_queues(&self, queues: &[Queue]) -> Result<(), BrokerError> {
+        let new: Vec<Queue> = {
+            let known = lock(&self.queues);
+            let new = queues.iter().filter(|queue| !known.contains(queue));
+            new.cloned().collect()
+        };
+        for queue in &new {
+            match self.declared(queue).await {
+                // The consumer declares them when it has a connection.
+                Ok(()) | Err(BrokerError::Connection(_)) => {}
+                Err(refused) => return Err(refused),
+            }
+        }
+        self.remember(queues);
+        let changed = lock(&self.consumed)
+            .as_ref()
+            .map(|consumed| consumed.change(queues));
+        match changed {
+            Some(changed) => Ok(changed.await),
+            None => Err(BrokerError::Config("not consuming".into())),
+        }
     }
 
     fn set_prefetch(&self, prefetch: u32) {

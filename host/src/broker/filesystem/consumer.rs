@@ -40,6 +40,11 @@ pub(super) enum Command {
         deliveries: mpsc::Sender<Delivery>,
         ready: oneshot::Sender<Result<(), BrokerError>>,
     },
+    /// Take messages of these queues and of no others from now on.
+    Queues {
+        queues: Vec<Queue>,
+        done: oneshot::Sender<Result<(), BrokerError>>,
+    },
     /// Settle a message.
     Settle { tag: u64, verdict: Verdict, told: Told },
     /// The prefetch changed.
@@ -150,14 +155,23 @@ impl Consumer {
                 deliveries,
                 ready,
             } => {
-                self.queues = queues.iter().map(|queue| queue.name.clone()).collect();
-                self.declared = queues;
+                self.change(queues);
                 self.deliveries = Some(deliveries);
                 self.ready = Some(ready);
-                self.listing.clear();
                 // Opens the folders, and binds the queues in any case.
                 self.next_check = Instant::now();
                 self.place = None;
+            }
+            Command::Queues { queues, done } => {
+                let changed = match self.bind(&queues) {
+                    _ if self.deliveries.is_none() => Err(BrokerError::Config("not consuming".into())),
+                    Ok(()) => Ok(self.change(queues)),
+                    Err(error) => Err(BrokerError::Connection(format!(
+                        "{}: {error}",
+                        self.options.control_folder.display()
+                    ))),
+                };
+                let _ = done.send(changed);
             }
             Command::Settle { tag, verdict, told } => self.settle(tag, verdict, told),
             Command::Cancel { done } => {
@@ -166,6 +180,18 @@ impl Consumer {
             }
             Command::Wake | Command::Close { .. } => {}
         }
+    }
+
+    fn change(&mut self, queues: Vec<Queue>) {
+        self.queues = queues.iter().map(|queue| queue.name.clone()).collect();
+        self.declared = queues;
+        self.listing.clear();
+    }
+
+    fn bind(&self, queues: &[Queue]) -> io::Result<()> {
+        let control = folder::open(&self.options.control_folder, self.create_folders)?;
+        let mut declared = queues.iter().filter(|queue| !queue.no_declare);
+        declared.try_for_each(|queue| exchange::bind(&control, queue))
     }
 
     /// Does what is due; how long to wait before the next time.

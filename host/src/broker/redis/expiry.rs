@@ -15,8 +15,10 @@ use tokio::time::{Instant, sleep};
 use super::fanout;
 use super::fetch::stopped;
 use super::keys::Keys;
+use crate::broker::consumed::Follower;
 use crate::queue::{Queue, Queues};
-use crate::redis_link::Link;
+use crate::redis_link::{Link, RESPONSE_TIMEOUT};
+use crate::redis_url::RedisUrl;
 
 const BIND: &str = include_str!("bind.lua");
 const UNBIND: &str = include_str!("unbind.lua");
@@ -104,13 +106,31 @@ fn lasts(after: i64) -> i64 {
     (2 * after).max(SHORTEST_BINDING)
 }
 
-/// Renews queues and their bindings until stopped, and removes those that nobody renews.
+/// Renews the queues that are consumed, and their bindings, until stopped, and removes bindings that nobody renews.
 pub(super) async fn keep(
-    queues: Vec<Queue>,
+    mut consumed: Follower,
     keys: Arc<Keys>,
-    mut link: Link,
+    url: RedisUrl,
     mut stop: watch::Receiver<bool>,
 ) {
+    loop {
+        let (_, queues) = consumed.queues();
+        let keeping = renew(&queues, &keys, Link::new(url.clone(), RESPONSE_TIMEOUT));
+        tokio::select! {
+            () = keeping => {}
+            () = consumed.changed() => continue,
+            () = stopped(&mut stop) => return,
+        }
+        // None of them expires.
+        tokio::select! {
+            () = consumed.changed() => {}
+            () = stopped(&mut stop) => return,
+        }
+    }
+}
+
+/// Renews these; ends only when there is nothing to renew.
+async fn renew(queues: &[Queue], keys: &Keys, mut link: Link) {
     let expire: Vec<(&Queue, i64)> = queues
         .iter()
         .filter_map(|queue| Some((queue, after(queue)?)))
@@ -138,7 +158,7 @@ pub(super) async fn keep(
         if rebind {
             expire
                 .iter()
-                .for_each(|(queue, _)| bind(&mut pipeline, &keys, queue));
+                .for_each(|(queue, _)| bind(&mut pipeline, keys, queue));
         }
         // After binding, so that it is never our own bindings that go.
         let sweep = swept.is_none_or(|swept| swept.elapsed() >= SWEEP_PERIOD);
@@ -171,10 +191,7 @@ pub(super) async fn keep(
                 link.failed().min(period)
             }
         };
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = stopped(&mut stop) => return,
-        }
+        sleep(pause).await;
     }
 }
 

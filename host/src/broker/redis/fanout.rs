@@ -15,6 +15,7 @@ use super::claims::Claims;
 use super::fetch::stopped;
 use super::keys::Keys;
 use super::restore::cut;
+use crate::broker::consumed::Follower;
 use crate::broker::{Backoff, Delivery, Receipt, Verdict, tell};
 use crate::message::envelope;
 use crate::queue::{ExchangeKind, Queue};
@@ -47,6 +48,9 @@ pub(super) fn is_alone(queue: &Queue) -> bool {
 /// Listens to channels and delivers what is published there.
 pub(super) struct Subscriber {
     pub(super) url: RedisUrl,
+    pub(super) keys: Arc<Keys>,
+    pub(super) consumed: Follower,
+    /// What it listens to.
     pub(super) channels: Vec<(String, String)>,
     pub(super) claims: Arc<Claims>,
     pub(super) deliveries: mpsc::Sender<Delivery>,
@@ -54,18 +58,20 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Whether there is anything to listen to.
-    pub(super) fn is_needed(&self) -> bool {
-        !self.channels.is_empty()
-    }
-
     /// Listens until stopped, over as many connections as it takes.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut stop = self.stop.clone();
         let mut backoff = Backoff::default();
         let (again, mut requeued) = mpsc::unbounded_channel();
         let mut waiting = Backlog::default();
         loop {
+            self.look();
+            while self.channels.is_empty() {
+                tokio::select! {
+                    () = self.consumed.changed() => self.look(),
+                    () = stopped(&mut stop) => return,
+                }
+            }
             let listening = self.listen(&again, &mut requeued, &mut waiting, &mut backoff);
             let ended = tokio::select! {
                 ended = listening => ended,
@@ -83,27 +89,29 @@ impl Subscriber {
         }
     }
 
+    /// Takes over the queues as they are wanted now.
+    fn look(&mut self) {
+        let (_, queues) = self.consumed.queues();
+        self.channels = channels(&self.keys, &queues);
+    }
+
     /// Listens over one connection until that ends.
     async fn listen(
-        &self,
+        &mut self,
         again: &mpsc::UnboundedSender<(String, Vec<u8>)>,
         requeued: &mut mpsc::UnboundedReceiver<(String, Vec<u8>)>,
         waiting: &mut Backlog,
         backoff: &mut Backoff,
     ) -> RedisResult<()> {
         let (mut sink, mut messages) = self.url.subscriber().await?.split();
-        let names: Vec<&str> = self
-            .channels
-            .iter()
-            .map(|(channel, _)| channel.as_str())
-            .collect();
-        sink.psubscribe(&names).await?;
+        sink.psubscribe(&names(&self.channels)).await?;
         backoff.reset();
+        let deliveries = self.deliveries.clone();
         loop {
             let room = !waiting.is_empty() && self.claims.room().0 > 0;
             tokio::select! {
                 // The subscription is always read: what it holds back has no bound.
-                Ok(permit) = self.deliveries.reserve(), if room => {
+                Ok(permit) = deliveries.reserve(), if room => {
                     if let Some(delivery) = waiting.next().and_then(|next| self.delivery(next, again)) {
                         permit.send(delivery);
                     }
@@ -117,6 +125,21 @@ impl Subscriber {
                     }
                 }
                 Some((queue, text)) = requeued.recv() => waiting.add(queue, text),
+                () = self.consumed.changed() => {
+                    let before = std::mem::take(&mut self.channels);
+                    self.look();
+                    let without = |channels: &[(String, String)], others: &[(String, String)]| {
+                        let left = names(channels).into_iter().filter(|name| !names(others).contains(name));
+                        left.collect::<Vec<String>>()
+                    };
+                    let (gone, new) = (without(&before, &self.channels), without(&self.channels, &before));
+                    if !gone.is_empty() {
+                        sink.punsubscribe(&gone).await?;
+                    }
+                    if !new.is_empty() {
+                        sink.psubscribe(&new).await?;
+                    }
+                }
                 () = self.claims.fanout_room_changed(), if !waiting.is_empty() && !room => {}
             }
         }
@@ -157,6 +180,10 @@ impl Subscriber {
             receipt: self.claims.tied(number, receipt),
         })
     }
+}
+
+fn names(channels: &[(String, String)]) -> Vec<String> {
+    channels.iter().map(|(channel, _)| channel.clone()).collect()
 }
 
 /// Messages that wait for room.

@@ -9,8 +9,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::claims::Claims;
+use super::fanout;
 use super::keys::Keys;
+use super::options::QueueOrder;
 use super::restore::cut;
+use crate::broker::consumed::Follower;
 use crate::broker::{Delivery, Reconnect, Verdict};
 use crate::message::envelope;
 use crate::redis_link::Link;
@@ -33,9 +36,10 @@ type Taken = (Vec<u8>, String);
 
 /// Takes messages from queues until it is told to stop, or nobody receives them any more.
 pub(super) struct Fetcher {
+    pub(super) consumed: Follower,
+    /// Those with lists, in the order in which they are served.
     pub(super) queues: Vec<String>,
-    /// Serve each queue in its turn.
-    pub(super) rotate: bool,
+    pub(super) order: QueueOrder,
     pub(super) link: Link,
     pub(super) reconnect: Reconnect,
     pub(super) keys: Arc<Keys>,
@@ -47,13 +51,20 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Runs until stopped; what was taken and not delivered by then goes back.
     pub(super) async fn run(mut self) {
-        if self.queues.is_empty() {
-            return stopped(&mut self.stop).await;
-        }
-        let mut waits = Waits::start(self.link.url(), &self.keys, &self.queues);
+        let mut waits = self.follow();
         let mut server = self.link.url().current();
         let mut failed = 0;
         while let Some(count) = self.room().await {
+            if self.consumed.has_changed() {
+                waits = self.follow();
+            }
+            if self.queues.is_empty() {
+                tokio::select! {
+                    () = self.consumed.changed() => waits = self.follow(),
+                    () = stopped(&mut self.stop) => break,
+                }
+                continue;
+            }
             let first = self.claims.new_numbers(count);
             let taken = self.take(first, count).await;
             if taken.is_ok() {
@@ -69,6 +80,7 @@ impl Fetcher {
                     tokio::select! {
                         () = waits.message() => {}
                         () = sleep(WAIT) => {}
+                        () = self.consumed.changed() => waits = self.follow(),
                         () = stopped(&mut self.stop) => break,
                     }
                 }
@@ -105,6 +117,19 @@ impl Fetcher {
                 }
             }
         }
+    }
+
+    /// Takes over the queues as they are wanted now.
+    fn follow(&mut self) -> Waits {
+        let (version, queues) = self.consumed.queues();
+        // Nothing is ever in a list of a queue that only pub/sub leads to.
+        let listed = queues.iter().filter(|queue| !fanout::is_alone(queue));
+        self.queues = listed.map(|queue| queue.name.clone()).collect();
+        if self.order == QueueOrder::Sorted {
+            self.queues.sort_unstable();
+        }
+        self.consumed.followed(version);
+        Waits::start(self.link.url(), &self.keys, &self.queues)
     }
 
     /// Waits until messages may be taken; how many. `None`: stop.
@@ -154,7 +179,7 @@ impl Fetcher {
         if !was_up {
             tracing::info!("Connected to {}", self.link.url());
         }
-        if self.rotate && self.queues.len() > 1 {
+        if self.order == QueueOrder::RoundRobin && self.queues.len() > 1 {
             self.queues.rotate_left(1);
         }
         let (texts, from) = answer;

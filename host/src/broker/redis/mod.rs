@@ -31,6 +31,7 @@ use self::fetch::Fetcher;
 use self::keys::Keys;
 use self::publish::Letter;
 use self::settle::Order;
+use super::consumed::{Consumed, consumed};
 use super::exchanges::Exchanges;
 use super::{Bound, Broker, BrokerError, Delivery};
 use crate::message::{Outgoing, envelope};
@@ -62,8 +63,9 @@ pub struct RedisBroker {
 
 struct Consumption {
     stop: watch::Sender<bool>,
+    queues: Consumed,
     fetcher: JoinHandle<()>,
-    subscriber: Option<JoinHandle<()>>,
+    subscriber: JoinHandle<()>,
 }
 
 impl RedisBroker {
@@ -157,7 +159,10 @@ impl RedisBroker {
         for queue in queues.iter().filter(|queue| !queue.no_declare) {
             expiry::bind(&mut pipeline, &self.keys, queue);
         }
-        pipeline.query_async(link.up().await?).await
+        match pipeline.is_empty() {
+            true => Ok(()),
+            false => pipeline.query_async(link.up().await?).await,
+        }
     }
 }
 
@@ -193,29 +198,25 @@ impl Broker for RedisBroker {
             ));
             *lock(&self.sweeper) = Some((stop, sweeper));
         }
-        let channels = fanout::channels(&self.keys, queues);
-        let consumed = queues.to_vec();
-        // Nothing is ever in a list of a queue that only pub/sub leads to.
-        let listed = queues.iter().filter(|queue| !fanout::is_alone(queue));
-        let mut queues: Vec<String> = listed.map(|queue| queue.name.clone()).collect();
-        if self.options.queue_order_strategy == QueueOrder::Sorted {
-            queues.sort_unstable();
-        }
+        let (queues, follower) = consumed(queues);
         let (deliveries, receiver) = mpsc::channel(claims::BATCH);
         let (stop, stopped) = watch::channel(false);
         let subscriber = fanout::Subscriber {
             url: self.url.clone(),
-            channels,
+            keys: Arc::clone(&self.keys),
+            consumed: queues.subscribe(),
+            channels: Vec::new(),
             claims: Arc::clone(&self.claims),
             deliveries: deliveries.clone(),
             stop: stopped.clone(),
         };
-        let subscriber = subscriber.is_needed().then(|| self.spawn(subscriber.run()));
+        let subscriber = self.spawn(subscriber.run());
         let fetcher = self.spawn(
             Fetcher {
-                queues,
+                consumed: follower,
+                queues: Vec::new(),
                 reconnect: self.options.reconnect,
-                rotate: self.options.queue_order_strategy == QueueOrder::RoundRobin,
+                order: self.options.queue_order_strategy,
                 link,
                 keys: Arc::clone(&self.keys),
                 claims: Arc::clone(&self.claims),
@@ -225,17 +226,33 @@ impl Broker for RedisBroker {
             .run(),
         );
         self.spawn(expiry::keep(
-            consumed,
+            queues.subscribe(),
             Arc::clone(&self.keys),
-            self.link(),
+            self.url.clone(),
             stop.subscribe(),
         ));
         *consumption = Some(Consumption {
             stop,
+            queues,
             fetcher,
             subscriber,
         });
         Ok(receiver)
+    }
+
+    async fn set_queues(&self, queues: &[Queue]) -> Result<(), BrokerError> {
+        self.exchanges.learn("Redis", queues)?;
+        self.keys.expiring.learn(queues);
+        self.bind(&mut self.link(), queues)
+            .await
+            .map_err(|error| failed(&self.url, &error))?;
+        let changed = lock(&self.consumption)
+            .as_ref()
+            .map(|consumption| consumption.queues.change(queues));
+        match changed {
+            Some(changed) => Ok(changed.await),
+            None => Err(BrokerError::Config("not consuming".into())),
+        }
     }
 
     fn set_prefetch(&self, prefetch: u32) {
@@ -329,14 +346,13 @@ impl Broker for RedisBroker {
             stop,
             fetcher,
             subscriber,
+            queues: _,
         }) = consumption
         {
             stop.send_replace(true);
             // The fetcher waits for an answer that is under way; with a server that is silent it ends later.
             let _ = timeout(CLOSE_PATIENCE, fetcher).await;
-            if let Some(subscriber) = subscriber {
-                subscriber.abort();
-            }
+            subscriber.abort();
         }
     }
 

@@ -34,7 +34,7 @@ impl Execution {
         let mapped: Mapped = arguments.read(0, "task").map_err(Outcome::Failure)?;
         let items: Vec<Box<RawValue>> = arguments.read(1, "it").map_err(Outcome::Failure)?;
         drop(arguments);
-        let Some((Code::Component(component), definition)) = self.registry.find(&mapped.task) else {
+        let Some((Code::Component(component), definition)) = self.tasks.find(&mapped.task) else {
             let failure = Failure::new("celery.exceptions", "NotRegistered", mapped.task);
             return Err(Outcome::Failure(failure));
         };

@@ -343,7 +343,7 @@ impl Execution {
             request: Arc::clone(&task.request),
             grants: Arc::clone(component.grants()),
             limits: Arc::clone(component.limits()),
-            canvas: Arc::clone(&self.canvas),
+            canvas: self.tasks.canvas(),
             ledger: Arc::clone(&task.ledger),
         });
         let clerk = Clerk {

@@ -1,0 +1,251 @@
+"""Every command of remote control, sent to a Python worker and to one of ours by the real client: `fleet_control.py CASES`.
+
+`CASES` is a JSON file with what may differ, and why; a difference that is not there fails, and so does one that is there
+and is none. Texts of answers (`ok`, `error`) must be the same, of all else the shape: keys and types.
+"""
+
+import json
+import sys
+import uuid
+
+import expect
+from proj import app
+
+OURS, THEIRS = "ours@test", "theirs@test"
+BOTH = [OURS, THEIRS]
+differences = {}
+
+
+def ask(command, to=BOTH, **arguments):
+    """The answers of both by name of the node."""
+    replies = app.control.broadcast(command, arguments, reply=True, destination=to, limit=len(to), timeout=20)
+    answers = {node: answer for reply in replies for node, answer in reply.items()}
+    assert sorted(answers) == sorted(to), (command, arguments, answers)
+    return answers
+
+
+def shape(value, path=""):
+    """The types of all leaves by their path; the elements of a list have the same path."""
+    if isinstance(value, dict):
+        if set(value) & {"ok", "error"} and len(value) == 1:
+            return {f"{path}.{key}": text for key, text in value.items()}
+        found = {}
+        for key, inner in value.items():
+            found.update(shape(inner, f"{path}.{key}"))
+        return found or {path: "{}"}
+    if isinstance(value, list):
+        found = {}
+        for inner in value:
+            found.update(shape(inner, f"{path}[]"))
+        return found or {path: "[]"}
+    kinds = {bool: "bool", int: "number", float: "number", str: "text", type(None): "null"}
+    return {path: kinds[type(value)]}
+
+
+def compare(name, command, **arguments):
+    """Asks both, and notes where the answers differ."""
+    answers = ask(command, **arguments)
+    ours, theirs = shape(answers[OURS], name), shape(answers[THEIRS], name)
+    for path in sorted(set(ours) | set(theirs)):
+        pair = [ours.get(path), theirs.get(path)]
+        if pair[0] != pair[1]:
+            differences[path] = pair
+    return answers
+
+
+def stored(id):
+    return app.backend.get_task_meta(id, cache=False)["status"]
+
+
+def looking():
+    for command in ["ping", "clock", "active_queues", "memsample", "memdump", "objgraph", "heartbeat", "registered"]:
+        compare(command, command)
+    for alias in ["dump_tasks", "dump_active", "dump_reserved", "dump_schedule", "dump_revoked", "dump_conf"]:
+        assert "error" not in ask(alias)[OURS]
+    answers = compare("registered items", "registered", taskinfoitems=["max_retries", "acks_late", "_x", "nothing"])
+    for name in ["probe.late", "probe.exhausted", "arithmetic.add"]:
+        lines = [next(line for line in answer if line.startswith(name + " ")) for answer in answers.values()]
+        assert lines[0] == lines[1], lines
+    assert not any(name.startswith("celery.") for name in ask("registered")[OURS])
+    assert "celery.chord_unlock" in ask("registered", builtins=True)[OURS]
+    compare("hello", "hello", from_node="other@test", revoked=["said-by-a-neighbour"])
+    assert "said-by-a-neighbour" in ask("revoked")[OURS]
+    assert ask("hello", from_node=OURS, to=[OURS]) == {OURS: None}
+    compare("revoked", "revoked")
+    report = ask("report")[OURS]["ok"]
+    assert "software -> celery:" in report, report
+    conf = app.control.inspect(destination=BOTH, timeout=20).conf()[OURS]
+    for key in (
+        "worker_hijack_root_logger worker_log_color accept_content enable_utc timezone broker_url result_backend "
+        "broker_heartbeat deprecated_settings include"
+    ).split():
+        assert key in conf, (key, conf)
+    assert len(ask("conf", with_defaults=True)[OURS]) > len(conf)
+    compare("stats", "stats")
+
+
+def mistakes():
+    for name, command, arguments in [
+        ("unknown", "no_such_command", {}),
+        ("no ids", "query_task", {}),
+        ("no rate", "rate_limit", {}),
+        ("one argument", "rate_limit", {"task_name": "probe.echo"}),
+        ("no word", "rate_limit", {"task_name": "probe.echo", "rate_limit": "abc"}),
+        ("no unit", "rate_limit", {"task_name": "probe.echo", "rate_limit": "10/x"}),
+        ("no number", "rate_limit", {"task_name": "probe.echo", "rate_limit": "/m"}),
+        ("rate of no task", "rate_limit", {"task_name": "no.such", "rate_limit": "1/m"}),
+        ("limit of no task", "time_limit", {"task_name": "no.such", "soft": 1, "hard": 2}),
+        ("restarts off", "pool_restart", {}),
+        ("autoscale off", "autoscale", {"max": 3, "min": 1}),
+        ("too much", "enable_events", {"x": 1}),
+        ("too much for autoscale", "autoscale", {"x": 1}),
+        ("no queue", "add_consumer", {}),
+        ("no node", "hello", {}),
+        ("no id", "revoke", {}),
+        ("no signal", "terminate", {"task_id": "x"}),
+        ("unknown signal", "revoke", {"task_id": "nobody", "terminate": True, "signal": "SIGFOO"}),
+        ("headers without values", "revoke_by_stamped_headers", {"headers": ["a"]}),
+    ]:
+        compare(name, command, **arguments)
+    # Ours alone: the Python worker would try.
+    for command, arguments, text in [
+        ("pool_grow", {"n": 10**9}, "at most"),
+        ("pool_grow", {"n": -1}, "negative"),
+        ("pool_grow", {"n": "many"}, "whole number"),
+        ("pool_shrink", {"n": 10**30}, "one must be left"),
+        ("revoke", {"task_id": [str(n) for n in range(60_000)]}, "at most 50000"),
+        ("time_limit", {"task_name": "probe.echo", "hard": "long"}, "number of seconds"),
+        ("add_consumer", {"queue": "x" * 5000}, "bytes"),
+        ("add_consumer", {"queue": "q", "exchange_type": "nonsense"}, "nonsense"),
+        ("rate_limit", {"task_name": "probe.echo", "rate_limit": "-1/s"}, "Invalid rate limit"),
+        ("query_task", {"ids": [[[]]] * 1000}, None),
+    ]:
+        answer = ask(command, to=[OURS], **arguments)[OURS]
+        assert (text in answer["error"]) if text else answer == {}, (command, answer)
+
+
+def limits():
+    compare("rate", "rate_limit", task_name="probe.echo", rate_limit="100/m")
+    assert any("probe.echo [rate_limit=100/m]" in line for line in ask("registered")[OURS])
+    compare("rate off", "rate_limit", task_name="probe.echo", rate_limit=0)
+    compare("time limits", "time_limit", task_name="probe.sleep", soft=None, hard=1.0)
+    for queue in ["ours", "theirs"]:
+        slow = app.send_task("probe.sleep", [600], queue=queue)
+        expect.within(60, lambda: slow.state == "FAILURE")
+        assert type(slow.result).__name__ == "TimeLimitExceeded", slow.result
+    compare("no time limits", "time_limit", task_name="probe.sleep", soft=None, hard=None)
+
+
+def pool():
+    def slots():
+        return {node: answer["pool"]["max-concurrency"] for node, answer in ask("stats").items()}
+
+    def prefetch():
+        return {node: answer["prefetch_count"] for node, answer in ask("stats").items()}
+
+    before, held = slots(), prefetch()
+    compare("grow", "pool_grow", n=2)
+    expect.within(60, lambda: slots() == {node: count + 2 for node, count in before.items()})
+    expect.within(60, lambda: prefetch()[OURS] == held[OURS] + 8)
+    compare("shrink", "pool_shrink", n=2)
+    expect.within(60, lambda: slots()[OURS] == before[OURS] and prefetch()[OURS] == held[OURS])
+
+
+def queues():
+    def consumed():
+        return {node: [queue["name"] for queue in answer] for node, answer in ask("active_queues").items()}
+
+    name = f"added.{uuid.uuid4().hex}"
+    compare("add consumer", "add_consumer", queue=name)
+    expect.within(60, lambda: all(name in names for names in consumed().values()))
+    answers = compare("an added queue", "active_queues")
+    added = {node: next(queue for queue in answer if queue["name"] == name) for node, answer in answers.items()}
+    assert added[OURS] == added[THEIRS], added
+    ask("cancel_consumer", to=[THEIRS], queue=name)
+    expect.within(60, lambda: name not in consumed()[THEIRS])
+    assert app.send_task("probe.echo", ["by ours"], queue=name).get(timeout=60) == "by ours"
+    # Once more changes nothing.
+    compare("add consumer", "add_consumer", queue=name)
+    answers = compare("cancel consumer", "cancel_consumer", queue=name)
+    assert answers[OURS] == {"ok": f"no longer consuming from {name}"}
+    expect.within(60, lambda: all(name not in names for names in consumed().values()))
+
+
+def events():
+    compare("events on", "enable_events")
+    compare("events still on", "enable_events")
+    compare("events off", "disable_events")
+    compare("events still off", "disable_events")
+
+
+def revoking():
+    """What is revoked before it is sent runs nowhere, and is stored at once."""
+    unseen, one, two = str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4())
+    compare("revoke unseen", "revoke", task_id=unseen)
+    expect.within(60, lambda: stored(unseen) == "REVOKED")
+    app.control.revoke([one, two])
+    for queue, id in [("ours", one), ("theirs", two)]:
+        app.send_task("probe.echo", ["never"], queue=queue, task_id=id)
+    expect.within(60, lambda: stored(one) == stored(two) == "REVOKED")
+    compare("terminate unknown", "terminate", task_id="nobody", signal="KILL")
+    compare("stamps", "revoke_by_stamped_headers", headers={"customer": ["a"]})
+    compare("stamps as words", "revoke_by_stamped_headers", headers=["customer=b"], terminate=True)
+    for queue in ["ours", "theirs"]:
+        stamped = app.signature("probe.echo", ("never",))
+        stamped.stamp(customer="b")
+        result = stamped.apply_async(queue=queue)
+        expect.within(60, lambda: stored(result.id) == "REVOKED")
+
+
+def busy():
+    """Each has a task that runs, one that waits, and one that waits for its time."""
+    running, waiting, later = (
+        {
+            queue: app.send_task("probe.sleep", [600], queue=queue, countdown=countdown)
+            for queue in ["ours", "theirs"]
+        }
+        for countdown in [None, None, 600]
+    )
+    expect.within(60, lambda: all(len(tasks) == 1 for tasks in ask("active").values()))
+    expect.within(60, lambda: all(ask("scheduled").values()))
+    expect.within(60, lambda: all(ask("reserved").values()))
+    for command in ["active", "reserved", "scheduled"]:
+        compare(command, command)
+    compare("active safe", "active", safe=True)
+    states = ask("query_task", ids=[task.id for tasks in (running, waiting, later) for task in tasks.values()])
+    states = {node: sorted(state for state, _ in found.values()) for node, found in states.items()}
+    assert states[OURS] == ["active", "reserved", "scheduled"], states
+    compare("stats when busy", "stats")
+    for tasks in (waiting, later):
+        ids = [task.id for task in tasks.values()]
+        app.control.revoke(ids)
+        # At once, though their time has not come.
+        expect.within(60, lambda: all(stored(id) == "REVOKED" for id in ids))
+    for node, queue in [(OURS, "ours"), (THEIRS, "theirs")]:
+        answer = ask("revoke", to=[node], task_id=running[queue].id, terminate=True, signal="SIGKILL")
+        assert answer == {node: {"ok": f"terminate: {running[queue].id}"}}, answer
+        expect.within(60, lambda: stored(running[queue].id) == "REVOKED")
+    stamped = app.signature("probe.sleep", (600,))
+    stamped.stamp(fleet="x")
+    for queue in ["ours", "theirs"]:
+        stamped.clone().apply_async(queue=queue)
+    expect.within(60, lambda: all(len(tasks) == 1 for tasks in ask("active").values()))
+    compare("stamps that run", "revoke_by_stamped_headers", headers={"fleet": ["x", "y"]}, terminate=True)
+    expect.within(60, lambda: not any(ask("active").values()))
+
+
+def main(cases):
+    with open(cases) as file:
+        allowed = json.load(file)
+    for part in [looking, mistakes, limits, pool, queues, events, revoking, busy]:
+        part()
+    app.control.broadcast("election", {"id": "e1", "topic": "t", "action": None}, destination=BOTH)
+    assert ask("ping") == {OURS: {"ok": "pong"}, THEIRS: {"ok": "pong"}}
+    app.control.shutdown(destination=BOTH)
+    unlisted = {path: pair for path, pair in differences.items() if path not in allowed}
+    assert not unlisted, "differences without a reason: " + json.dumps(unlisted, indent=1)
+    gone = [path for path in allowed if path not in differences]
+    assert not gone, f"these do not differ any more: {gone}"
+
+
+main(sys.argv[1])
