@@ -136,6 +136,32 @@ fn asked(place: &Place) {
     );
     let revoked = fleet.same_json(&with_patience(&["inspect", "revoked"]));
     assert_eq!(revoked, json!({"ours@test": [id], "theirs@test": [id]}));
+    let own = active["ours@test"][0]["id"].as_str().unwrap();
+    let words = ["control", "terminate", "TERM", own, "-d", "ours@test", "-t", "30"];
+    let (code, out, error) = output(&mut fleet.celerybox(&words));
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(out, format!("->  ours@test: OK\n        terminate: {own}\n"));
+    for (words, said) in [
+        (
+            &["control", "rate_limit", "arithmetic.add", "10/m"][..],
+            "new rate limit set successfully",
+        ),
+        (&["control", "rate_limit", "nobody.has", "10/m"], "unknown task"),
+        (
+            &["control", "time_limit", "arithmetic.add", "30", "60"],
+            "time limits set successfully",
+        ),
+        (&["control", "add_consumer", "another"], "add consumer another"),
+        (
+            &["control", "cancel_consumer", "another"],
+            "no longer consuming from another",
+        ),
+        (&["control", "pool_grow", "1"], "pool will grow"),
+    ] {
+        let lines = fleet.same(&with_patience(words));
+        let said = format!("        {said}");
+        assert_eq!(lines.iter().filter(|line| **line == said).count(), 2, "{lines:?}");
+    }
 }
 
 #[test]

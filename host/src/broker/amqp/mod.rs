@@ -246,7 +246,7 @@ impl AmqpBroker {
     async fn declared(&self, queue: &Queue) -> Result<(), BrokerError> {
         let connection = self.target.read.connect().await.map_err(StartError::into_error)?;
         let declared = declare::declare(&connection.channel, queue).await;
-        leave(connection, queue, declared).await
+        leave(connection, Some(queue), declared).await
     }
 
     fn publisher(&self) -> &mpsc::Sender<Job> {
