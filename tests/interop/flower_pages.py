@@ -15,6 +15,7 @@ import expect
 from celery.exceptions import TaskRevokedError
 from proj import app
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 
 OURS, THEIRS = sys.argv[1:]
@@ -98,13 +99,18 @@ class Pages:
     def row(self, table, *texts):
         """The row of a table with these texts."""
 
+        rows = []
+
         def found():
-            for row in self.driver.find_elements(By.CSS_SELECTOR, f"#{table} tbody tr"):
-                if all(text in row.text for text in texts):
-                    return row
+            # Tables are made anew while one looks.
+            with contextlib.suppress(StaleElementReferenceException):
+                for row in self.driver.find_elements(By.CSS_SELECTOR, f"#{table} tbody tr"):
+                    if all(text in row.text for text in texts):
+                        rows.append(row)
+            return rows
 
         expect.within(60, found)
-        return found()
+        return rows[0]
 
     def tab(self, name):
         self.open(f"/worker/{OURS}")
