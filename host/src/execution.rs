@@ -61,6 +61,7 @@ use consuming::Consuming;
 use effects::Applied;
 use errands::Ledger;
 use known::Known;
+use listeners::Marks;
 use prefetch::Counted;
 use rates::Rates;
 use revoking::Revoking;
@@ -116,6 +117,7 @@ struct Task {
     received: Instant,
     /// Whether it was told that its run began.
     started: AtomicBool,
+    marks: Marks,
     /// What its run sends.
     ledger: Arc<Mutex<Ledger>>,
 }
@@ -235,7 +237,7 @@ impl Execution {
             queue,
         } = delivery;
         let (reader, now) = (&self.options.defaults.reader, Timestamp::now());
-        let recognized = match request::recognize(message, reader, now) {
+        let mut recognized = match request::recognize(message, reader, now) {
             Ok(recognized) => recognized,
             Err(reason) => return self.refuse(&reason, receipt).await,
         };
@@ -244,6 +246,8 @@ impl Execution {
                 .refuse_unregistered(&recognized.identity, &recognized.message, receipt)
                 .await;
         };
+        let name = &recognized.identity.task;
+        let marks = self.listeners.mark(name, &queue, &mut recognized.message);
         let request = match recognized.decode(route, redelivered, reader, now) {
             Ok(request) => request,
             Err(reason) => return self.refuse(&reason, receipt).await,
@@ -258,6 +262,7 @@ impl Execution {
             queue,
             received: Instant::now(),
             started: AtomicBool::new(false),
+            marks,
             ledger: Arc::default(),
         };
         self.tell(&task, Happening::Received);

@@ -68,6 +68,8 @@ pub struct Failure {
     pub exc_args: Vec<serde_json::Value>,
     /// Text for people.
     pub traceback: Option<String>,
+    /// The limit of the sandbox that was hit, by the name of its setting.
+    pub limit: Option<&'static str>,
 }
 
 /// Which exceptions tasks may name: well-known ones, and those of the setting `allowed_exceptions`, by module.
@@ -171,6 +173,7 @@ impl Failure {
             exc_module: Some(exc_module.to_owned()),
             exc_args: vec![serde_json::Value::String(message.into())],
             traceback: None,
+            limit: None,
         }
     }
 
@@ -187,6 +190,7 @@ impl Failure {
             exc_module: text("exc_module"),
             exc_args,
             traceback: None,
+            limit: None,
         }
     }
 
@@ -197,12 +201,16 @@ impl Failure {
             exc_module: Some("billiard.exceptions".into()),
             exc_args: vec![number(limit)],
             traceback: None,
+            limit: None,
         }
     }
 
     /// A limit of the sandbox ended the run; `limit` is the setting's name.
-    pub fn limit(exc_type: &str, limit: &str, detail: impl std::fmt::Display) -> Self {
-        Self::new("builtins", exc_type, format!("{limit}: {detail}"))
+    pub fn limit(exc_type: &str, limit: &'static str, detail: impl std::fmt::Display) -> Self {
+        Self {
+            limit: Some(limit),
+            ..Self::new("builtins", exc_type, format!("{limit}: {detail}"))
+        }
     }
 
     /// The error without a class name the task must not choose: the module goes, the name stays, so that the client

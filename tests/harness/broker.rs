@@ -199,7 +199,7 @@ impl Place {
     }
 
     /// The folder of messages and results where both are files.
-    pub(crate) fn data_dir(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 }

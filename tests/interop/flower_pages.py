@@ -117,6 +117,15 @@ class Pages:
         self.driver.find_element(By.CSS_SELECTOR, f'.nav-tabs a[href="#tab-{name}"]').click()
         expect.within(30, self.driver.find_element(By.ID, f"tab-{name}").is_displayed)
 
+    def tab_with(self, name, fact):
+        """A tab with something: Flower shows what it knew when the page was asked for, and asks the worker then."""
+
+        def shown():
+            self.tab(name)
+            return fact()
+
+        expect.within(120, shown)
+
     def press(self, id, answer):
         """Presses a button, and waits for what Flower says."""
         button = self.driver.find_element(By.ID, id)
@@ -177,10 +186,8 @@ def worker_page(pages):
     assert "Transport" in pages.text()
     pages.tab("queues")
     pages.row("tab-queues", "celery")
-    pages.tab("tasks")
-    assert "arithmetic.add" in pages.text()
-    pages.tab("config")
-    assert "task_default_queue" in pages.text() or "broker_url" in pages.text()
+    pages.tab_with("tasks", lambda: "arithmetic.add" in pages.text())
+    pages.tab_with("config", lambda: "broker_url" in pages.text())
 
 
 def pool(pages):
@@ -201,8 +208,9 @@ def consumers(pages):
     pages.press("worker-add-consumer", "add consumer added-in-flower")
     expect.within(60, lambda: "added-in-flower" in consumed())
     app.send_task("arithmetic.add", [1, 2], queue="added-in-flower").get(timeout=60)
-    pages.tab("queues")
-    pages.press("worker-cancel-consumer-added-in-flower", "no longer consuming from added-in-flower")
+    cancel = "worker-cancel-consumer-added-in-flower"
+    pages.tab_with("queues", lambda: pages.driver.find_elements(By.ID, cancel))
+    pages.press(cancel, "no longer consuming from added-in-flower")
     expect.within(60, lambda: "added-in-flower" not in consumed())
 
 

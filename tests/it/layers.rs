@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layer of each top-level module of the host.
-const LAYERS: [(&str, u8); 27] = [
+const LAYERS: [(&str, u8); 30] = [
     ("builtin", 0),
     ("clock", 0),
     ("masked", 0),
@@ -26,16 +26,19 @@ const LAYERS: [(&str, u8); 27] = [
     ("shutdown", 1),
     ("happening", 1),
     ("events", 1),
+    ("metrics", 1),
+    ("trace", 1),
     ("state_db", 1),
     ("execution", 2),
     ("control", 2),
+    ("monitor", 3),
     ("worker", 3),
     ("config", 3),
     ("cli", 4),
 ];
 
 /// Packages that only some places may name.
-const NAMED_BY: [(&str, &[&str]); 6] = [
+const NAMED_BY: [(&str, &[&str]); 10] = [
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/"]),
     ("lapin", &["broker/amqp"]),
@@ -48,6 +51,10 @@ const NAMED_BY: [(&str, &[&str]); 6] = [
         &["broker/filesystem", "backend/filesystem", "sandbox/cache"],
     ),
     ("anyhow", &["cli/", "main.rs"]),
+    ("prometheus_client", &["metrics/"]),
+    ("hyper", &["monitor/", "trace/"]),
+    ("hyper_util", &["monitor/", "trace/"]),
+    ("opentelemetry", &["trace/"]),
 ];
 
 /// The code of every source file of the host, without comments and tests, by its path below `host/src`.

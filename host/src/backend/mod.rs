@@ -6,6 +6,7 @@ pub mod filesystem;
 pub mod persistent;
 pub mod redis;
 pub mod rpc;
+pub mod watched;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use async_trait::async_trait;
 pub use crate::outcome::StoredResult;
 pub use chord::{Arrival, Chords, Claim, Part};
 pub use documents::Documents;
+pub use watched::Watched;
 
 /// Why a result was not stored or read.
 #[derive(Debug, thiserror::Error)]

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::consumer::{Command, Consumer};
 use super::exchanges::Exchanges;
 use super::options::Names;
-use super::{Bound, Broker, BrokerError, Delivery, Reconnect};
+use super::{Bound, Broker, BrokerError, Delivery, Presence, Reconnect};
 use crate::message::{Outgoing, Route, envelope};
 use crate::queue::{Exchange, Queue, Queues};
 
@@ -108,6 +108,7 @@ pub struct FilesystemBroker {
     consumer: Mutex<Option<std::sync::mpsc::Sender<Command>>>,
     /// Whether a message was sent: then the folder for it exists.
     sent: Arc<AtomicBool>,
+    presence: Presence,
 }
 
 impl FilesystemBroker {
@@ -138,6 +139,7 @@ impl FilesystemBroker {
             prefetch: Arc::new(AtomicU32::new(0)),
             consumer: Mutex::new(None),
             sent: Arc::new(AtomicBool::new(false)),
+            presence: Presence::default(),
         })
     }
 
@@ -167,9 +169,10 @@ impl FilesystemBroker {
                 Arc::clone(&self.prefetch),
                 sender.clone(),
             );
+            let presence = self.presence.clone();
             std::thread::Builder::new()
                 .name("filesystem-broker".into())
-                .spawn(move || Consumer::new(options, prefetch, commands).run(&receiver))
+                .spawn(move || Consumer::new(options, prefetch, commands, presence).run(&receiver))
                 .map_err(|error| BrokerError::Connection(format!("cannot start a thread: {error}")))?;
             *consumer = Some(sender);
         }
@@ -210,6 +213,10 @@ impl Broker for FilesystemBroker {
         }
         let closed = |_| BrokerError::Connection("the broker was closed".into());
         is_done.await.map_err(closed)?
+    }
+
+    fn presence(&self) -> Presence {
+        self.presence.clone()
     }
 
     fn set_prefetch(&self, prefetch: u32) {

@@ -11,6 +11,7 @@ mod consumed;
 mod exchanges;
 mod failover;
 pub mod options;
+mod presence;
 
 use std::fmt;
 
@@ -23,6 +24,7 @@ use crate::queue::{Exchange, Queue};
 
 pub use backoff::Backoff;
 pub use failover::{Reconnect, Strategy};
+pub use presence::Presence;
 
 /// A message that this worker has and has not settled yet.
 #[derive(Debug)]
@@ -204,6 +206,11 @@ pub trait Broker: Send + Sync {
     /// else, where that cannot be done.
     fn pause(&self) -> bool {
         false
+    }
+
+    /// The connection that messages are taken over; always down where there is none to speak of.
+    fn presence(&self) -> Presence {
+        Presence::default()
     }
 
     /// Makes sure that `queue` exists and is bound, as a client does before it sends there (contract section 1.8).

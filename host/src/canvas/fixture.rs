@@ -32,6 +32,7 @@ pub(super) fn sender() -> Sender {
         id: "p1".into(),
         root_id: Some("r1".into()),
         priority: Some(7),
+        trace: crate::message::JsonMap::new(),
     }
 }
 

@@ -15,6 +15,7 @@ impl Sender {
             id: request.id.clone(),
             root_id: request.root_id.clone(),
             priority: request.message.properties.priority,
+            trace: request.trace_headers(),
         }
     }
 

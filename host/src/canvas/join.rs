@@ -16,7 +16,7 @@ const MOST: usize = 1_000_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lost {
     text: String,
-    cause: Option<Failure>,
+    cause: Option<Box<Failure>>,
 }
 
 impl Lost {
@@ -24,7 +24,7 @@ impl Lost {
     pub fn dependency(id: &str, cause: Failure) -> Self {
         Self {
             text: format!("Dependency {id} raised {}", cause.repr()),
-            cause: Some(cause),
+            cause: Some(Box::new(cause)),
         }
     }
 
@@ -46,7 +46,10 @@ impl Lost {
 
     /// Any other reason, with the error behind it.
     pub fn because(text: String, cause: Option<Failure>) -> Self {
-        Self { text, cause }
+        Self {
+            text,
+            cause: cause.map(Box::new),
+        }
     }
 
     /// The body's error.
@@ -56,7 +59,7 @@ impl Lost {
 
     /// The error of a group body's members: the one of the header, where there is one.
     pub fn members_error(&self) -> Failure {
-        self.cause.clone().unwrap_or_else(|| self.error())
+        self.cause.as_deref().cloned().unwrap_or_else(|| self.error())
     }
 }
 

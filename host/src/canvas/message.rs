@@ -169,9 +169,15 @@ impl Work<'_, '_> {
             left.to_string()
         });
         let mut message = Message {
-            headers: Some(headers(
-                &options, signature, id, lineage, definition, defaults, expires, now,
-            )?),
+            headers: Some({
+                let mut headers = headers(
+                    &options, signature, id, lineage, definition, defaults, expires, now,
+                )?;
+                // As instrumented clients do, over what was there.
+                let trace = self.context.sender.iter().flat_map(|sender| &sender.trace);
+                headers.extend(trace.map(|(name, value)| (name.clone(), value.clone())));
+                headers
+            }),
             properties: Properties {
                 correlation_id: Some(id.to_owned()),
                 reply_to: Some(options.text("reply_to")?.unwrap_or_default()),

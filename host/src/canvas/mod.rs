@@ -123,6 +123,8 @@ pub struct Sender {
     pub root_id: Option<String>,
     /// The priority its message came with.
     pub priority: Option<u8>,
+    /// The headers of OpenTelemetry that its message has, which go on to what it sends.
+    pub trace: JsonMap,
 }
 
 /// Where and when a signature is applied.

@@ -66,6 +66,17 @@ pub(super) struct Global {
     )]
     pub(super) loglevel: log::Level,
 
+    /// Lines of the log: text for people, or json, one object a line
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "CELERYBOX_LOG_FORMAT",
+        hide_env = true,
+        default_value = "text",
+        global = true
+    )]
+    pub(super) log_format: log::Format,
+
     /// No colours in the log
     #[arg(short = 'C', long, env = "NO_COLOR", hide_env = true, value_parser = clap::builder::FalseyValueParser::new(), global = true)]
     pub(super) no_color: bool,
@@ -103,7 +114,7 @@ pub(super) struct Global {
 impl Global {
     /// Starts the log and reads the settings: command line, environment, file, default, in this order.
     pub(super) fn settings(&self) -> anyhow::Result<Settings> {
-        log::start(self.loglevel, self.no_color, None)?;
+        log::start(self.loglevel, self.log_format, self.no_color, None)?;
         let mut settings = Settings::load(self.config.as_deref())?;
         // Celery's own command takes these two names from the environment as well.
         if let Some(broker) = self.broker.clone().or_else(|| variable("BROKER_URL")) {

@@ -17,6 +17,7 @@ mod result;
 mod run;
 mod terminal;
 mod top;
+mod watch;
 mod worker;
 
 use std::path::PathBuf;

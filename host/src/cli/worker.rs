@@ -15,6 +15,7 @@ use super::daemon::Daemon;
 use super::global::Global;
 use super::inert::Inert;
 use super::log;
+use super::watch::{Watch, Watching};
 use crate::broker::Broker;
 use crate::config::Settings;
 use crate::config::connect::{self, Folders};
@@ -87,6 +88,9 @@ pub(super) struct Worker {
     /// Throw away all messages of the queues before the start
     #[arg(long, alias = "discard")]
     purge: bool,
+
+    #[command(flatten)]
+    watching: Watching,
 
     #[command(flatten)]
     daemon: Daemon,
@@ -199,10 +203,16 @@ impl Worker {
     pub(super) async fn main(self, global: &Global) -> anyhow::Result<ExitCode> {
         let hostname = node_name(&self.hostname);
         let logfile = self.daemon.logfile(&hostname);
-        log::start(global.loglevel, global.no_color, logfile.as_deref())?;
+        log::start(
+            global.loglevel,
+            global.log_format,
+            global.no_color,
+            logfile.as_deref(),
+        )?;
         let mut settings = global.settings()?;
         global.mention_inert();
         self.inert.mention();
+        self.watching.apply(&mut settings);
         self.serving.apply(&mut settings)?;
         let _pidfile = match self.daemon.pidfile(&hostname)? {
             Ok(file) => file,
@@ -210,7 +220,8 @@ impl Worker {
         };
         let queues = settings.consumed(&self.queues, &self.exclude_queues, &hostname)?;
         let broker = connect::broker(&settings)?;
-        let backend = connect::backend(&settings, &broker)?;
+        let mut backend = connect::backend(&settings, &broker)?;
+        let watch = Watch::start(&settings, &hostname, &mut backend).await?;
         let options = settings.execution(&hostname, self.serving.autoscale.as_deref(), backend.as_ref())?;
         let shutdown = Shutdown::default();
         let active = Arc::<Active>::default();
@@ -233,10 +244,15 @@ impl Worker {
             registry.names().next().is_some(),
             "no component could be loaded; `celerybox check` says why"
         );
-        if !global.quiet {
+        let for_programs = global.log_format == log::Format::Json;
+        if !global.quiet && !for_programs {
             banner(&settings, &hostname, &queues, &registry);
         }
-        let listeners = Listeners::default();
+        let listeners = Listeners {
+            metrics: watch.metrics(),
+            traces: watch.traces(),
+            ..Listeners::default()
+        };
         let execution = Execution::new(registry, broker, backend, options, active, shutdown, listeners);
         let execution = Arc::new(execution);
         let settings = Arc::new(settings);
@@ -248,13 +264,15 @@ impl Worker {
             })
         });
         let mailbox = open_mailbox(&settings, &execution).await?;
-        let ended = worker::run(execution, &queues, || eprintln!("{hostname} ready.")).await;
+        let watch = watch.serve(&execution);
+        let ended = worker::run(execution, &queues, || say_ready(&hostname, for_programs)).await;
         if let Some((broker, serving)) = mailbox {
             serving.abort();
             if let Err(error) = broker.close().await {
                 tracing::debug!("the mailbox did not close cleanly: {error}");
             }
         }
+        watch.end().await;
         let ended = ended?;
         match ended {
             Ended::Warm => Ok(ExitCode::SUCCESS),
@@ -294,6 +312,15 @@ async fn open_mailbox(
         () = execution.shutdown.reached(Stage::Warm) => {}
     }
     Ok(Some((broker, serving)))
+}
+
+/// Goes to stderr whatever the log's level is: people and their scripts wait for it.
+fn say_ready(hostname: &str, for_programs: bool) {
+    let ready = format!("{hostname} ready.");
+    match for_programs {
+        true => eprintln!("{}", log::json_line(ready)),
+        false => eprintln!("{ready}"),
+    }
 }
 
 /// Writes what is here to stderr, for USR1.

@@ -150,6 +150,15 @@ pub fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
     }
 }
 
+/// What OpenTelemetry calls the broker of these settings.
+pub fn messaging_system(settings: &Settings) -> Result<&'static str, BrokerError> {
+    Ok(match Urls::of(settings)?.map(|urls| urls.transport) {
+        Some(Transport::Amqp) => "rabbitmq",
+        Some(Transport::Redis) => "redis",
+        Some(Transport::Filesystem) | None => "filesystem",
+    })
+}
+
 /// The broker of the mailbox, with connections of its own, and the mailbox.
 pub type Mailbox = (Arc<dyn Broker>, control::Options);
 

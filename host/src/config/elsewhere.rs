@@ -15,7 +15,8 @@ use Reason::{NotApplicable, NotYet};
 const CLIENT: Reason = NotApplicable("it changes what clients do, not workers");
 const PROCESSES: Reason = NotApplicable("tasks run in sandboxes of this process, not in processes of a pool");
 const PYTHON: Reason = NotApplicable("it names a Python class or module");
-const LOGGING: Reason = NotApplicable("the log is set up with --loglevel and goes to stderr");
+const LOGGING: Reason =
+    NotApplicable("the log is set up with --loglevel and --log-format, and goes to stderr");
 const BACKEND: Reason = NotYet("that result backend is not there yet");
 const EVENTS: Reason = NotYet("events come in a later version");
 const BEAT: Reason = NotApplicable("the scheduler is a program of its own: run `celery beat`");

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::control::Group;
+use crate::monitor;
 use crate::policy::publish::RetryPolicy;
 use crate::sandbox::Limits;
+use crate::trace;
 
 /// A value or a list of values, as Celery takes several URLs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,4 +286,11 @@ settings! {
     component: toml::Table = toml::Table::new();
     /// What one run may use.
     limits: Limits = Limits::default();
+
+    // Watching.
+
+    /// Prometheus metrics and health over HTTP: `port` (none by default: off) and `address` (`127.0.0.1`).
+    metrics: monitor::Options = monitor::Options::default();
+    /// OpenTelemetry traces: `endpoint` of a collector (OTLP over HTTP, none by default: off) and `headers`. The variables `OTEL_…` go first.
+    traces: trace::Options = trace::Options::default();
 }

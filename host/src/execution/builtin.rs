@@ -30,6 +30,8 @@ impl Execution {
             duration: started.elapsed(),
             fuel: None,
             peak_memory: 0,
+            instantiation: None,
+            limits_hit: Vec::new(),
         }
     }
 

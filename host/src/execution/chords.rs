@@ -299,6 +299,7 @@ impl Execution {
             id: id.to_owned(),
             root_id: None,
             priority: None,
+            trace: crate::message::JsonMap::new(),
         };
         let signatures: Result<Vec<Signature>, _> = errbacks.into_iter().map(Signature::read).collect();
         let told = signatures

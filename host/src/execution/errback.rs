@@ -46,6 +46,7 @@ impl Execution {
         let _slot = self.slots.acquire().await;
         let run = component.run(call).await;
         report::printed(&request, &run);
+        self.listeners.ran_within(&name, &run);
         match run.outcome {
             Outcome::Success(_) => {}
             Outcome::Failure(failure) => {

@@ -12,25 +12,45 @@ pub(super) fn tell(about: &About<'_>, happening: Happening<'_>) {
     let request = about.request;
     let (name, id) = (request.shown_name(), &request.id);
     match happening {
-        Happening::Received => info!("Task {name}[{id}] received"),
+        Happening::Received => info!(task_name = name, task_id = id, "Task {name}[{id}] received"),
         Happening::Discarded { stamp } => {
             let by = stamp.map_or_else(String::new, |(name, value)| {
                 let shown = repr::value(&serde_json::json!({name: value}));
                 format!(" (revoked by header: {shown})")
             });
-            info!("Discarding revoked task: {name}[{id}]{by}");
+            info!(
+                task_name = name,
+                task_id = id,
+                "Discarding revoked task: {name}[{id}]{by}"
+            );
         }
         Happening::Overflow => {
-            error!("Couldn't convert ETA to timestamp: date value out of range. Task: {name}[{id}]");
+            error!(
+                task_name = name,
+                task_id = id,
+                "Couldn't convert ETA to timestamp: date value out of range. Task: {name}[{id}]"
+            );
         }
-        Happening::DoneBefore(why) => info!("Task {name}[{id}] ignored: {why}"),
+        Happening::DoneBefore(why) => {
+            info!(task_name = name, task_id = id, "Task {name}[{id}] ignored: {why}")
+        }
         Happening::Ran(run) => ran(request, run),
-        Happening::Stopped(Outcome::Revoked(_)) => warn!("Task {name}[{id}] terminated"),
+        Happening::Stopped(Outcome::Revoked(_)) => {
+            warn!(task_name = name, task_id = id, "Task {name}[{id}] terminated")
+        }
         Happening::Stopped(_) => {
-            warn!("Task {name}[{id}] cancelled by a cold shutdown or a lost connection");
+            warn!(
+                task_name = name,
+                task_id = id,
+                "Task {name}[{id}] cancelled by a cold shutdown or a lost connection"
+            );
         }
         Happening::Forgotten => {
-            info!("Task {name}[{id}] is left to the broker, which sends it again: its connection is gone")
+            info!(
+                task_name = name,
+                task_id = id,
+                "Task {name}[{id}] is left to the broker, which sends it again: its connection is gone"
+            )
         }
         Happening::Accepted | Happening::Started { .. } | Happening::Ended { .. } | Happening::PutBack => {}
     }
@@ -60,6 +80,9 @@ fn ran(request: &Request, run: &Run) {
                     .map(|value| repr::value(&value))
                     .unwrap_or_default();
                 info!(
+                    task_name = name,
+                    task_id = id,
+                    runtime = run.duration.as_secs_f64(),
                     "Task {name}[{id}] succeeded in {}s: {shown}",
                     run.duration.as_secs_f64()
                 );
@@ -67,19 +90,34 @@ fn ran(request: &Request, run: &Run) {
         }
         Outcome::Failure(failure) => {
             let trace = failure.traceback.as_deref().unwrap_or_default();
-            error!("Task {name}[{id}] raised unexpected: {}\n{trace}", failure.repr());
+            error!(
+                task_name = name,
+                task_id = id,
+                "Task {name}[{id}] raised unexpected: {}\n{trace}",
+                failure.repr()
+            );
         }
-        Outcome::TimeLimit(limit) => error!("Hard time limit ({limit}s) exceeded for {name}[{id}]"),
-        Outcome::Retry(retry) => info!("Task {name}[{id}] retry: {retry}"),
+        Outcome::TimeLimit(limit) => error!(
+            task_name = name,
+            task_id = id,
+            "Hard time limit ({limit}s) exceeded for {name}[{id}]"
+        ),
+        Outcome::Retry(retry) => info!(task_name = name, task_id = id, "Task {name}[{id}] retry: {retry}"),
         Outcome::Reject { reason, requeue } => {
             info!(
+                task_name = name,
+                task_id = id,
                 "Task {name}[{id}] rejected: {} (requeue: {requeue})",
                 reason.as_deref().unwrap_or("no reason")
             );
         }
-        Outcome::Ignore => info!("Task {name}[{id}] ignored"),
-        Outcome::Replaced => info!("Task {name}[{id}] replaced"),
-        Outcome::WorkerLost(reason) => error!("Task {name}[{id}] lost its sandbox: {reason}"),
+        Outcome::Ignore => info!(task_name = name, task_id = id, "Task {name}[{id}] ignored"),
+        Outcome::Replaced => info!(task_name = name, task_id = id, "Task {name}[{id}] replaced"),
+        Outcome::WorkerLost(reason) => error!(
+            task_name = name,
+            task_id = id,
+            "Task {name}[{id}] lost its sandbox: {reason}"
+        ),
         Outcome::Revoked(_)
         | Outcome::Refused(_)
         | Outcome::Duplicate
@@ -88,9 +126,15 @@ fn ran(request: &Request, run: &Run) {
     }
 }
 
-/// What a run printed.
+/// What a run printed: one event, whose lines are records of their own in a log for people.
 pub(super) fn printed(request: &Request, run: &Run) {
-    for line in run.output.lines() {
-        warn!("{}[{}] {line}", request.shown_name(), request.id);
+    if !run.output.is_empty() {
+        let (name, id) = (request.shown_name(), &request.id);
+        warn!(
+            task_name = name,
+            task_id = id,
+            output = run.output,
+            "{name}[{id}]"
+        );
     }
 }

@@ -60,6 +60,13 @@ impl Slots {
         self.most
     }
 
+    /// How many are taken.
+    pub fn used(&self) -> u32 {
+        let state = self.state();
+        let free = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
+        state.size.saturating_add(state.surplus).saturating_sub(free)
+    }
+
     /// The numbers that they stay between, when they change by themselves.
     pub fn autoscale(&self) -> Option<Autoscale> {
         self.state().autoscale

@@ -37,6 +37,9 @@ pub const PROTOCOL_HEADERS: [&str; 23] = [
     "taskset",
 ];
 
+/// Headers of OpenTelemetry: where in a trace a task is, and what goes with the trace.
+const TRACE_HEADERS: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+
 /// The most of a body that cannot be decoded that an error shows, bytes.
 const SHOWN_BODY: usize = 1024;
 
@@ -275,6 +278,17 @@ impl Request {
             .flatten()
             .filter(|(name, _)| !PROTOCOL_HEADERS.contains(&name.as_str()))
             .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
+    /// The headers that say which trace the task belongs to, as opentelemetry-instrumentation-celery writes them.
+    pub fn trace_headers(&self) -> JsonMap {
+        let given = TRACE_HEADERS
+            .iter()
+            .filter_map(|name| Some((*name, self.header(name)?)));
+        given
+            .filter(|(_, value)| value.is_string())
+            .map(|(name, value)| (name.to_owned(), value.clone()))
             .collect()
     }
 

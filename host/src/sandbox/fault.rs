@@ -41,6 +41,7 @@ pub(super) fn failure(failure: types::Failure, limits: &Limits, nameable: &Namea
         traceback: failure
             .traceback
             .map(|text| cut(&safe(text.as_bytes()), TRACEBACK).to_owned()),
+        limit: None,
     }
     .with_nameable_class(nameable)
 }
@@ -164,6 +165,7 @@ fn exit(code: i32) -> Failure {
         exc_module: None,
         exc_args: vec![code.into()],
         traceback: None,
+        limit: None,
     }
 }
 
@@ -180,7 +182,7 @@ fn refused(guest: &Guest, limits: &Limits) -> Option<Failure> {
         ),
         Refused::Elements => Failure::limit(
             "MemoryError",
-            "table elements",
+            "table_elements",
             format!(
                 "the task asked for more than {} elements (limits.table_elements)",
                 limits.table_elements
@@ -189,7 +191,7 @@ fn refused(guest: &Guest, limits: &Limits) -> Option<Failure> {
     })
 }
 
-fn handles(most: usize, limit: &str) -> Failure {
+fn handles(most: usize, limit: &'static str) -> Failure {
     let detail = format!("the task has more than {most} handles open");
     Failure::limit("MemoryError", limit, detail)
 }
@@ -198,7 +200,7 @@ fn handles(most: usize, limit: &str) -> Failure {
 fn named_limit(error: &wasmtime::Error, limits: &Limits) -> Option<Failure> {
     let text = format!("{:#}", error.root_cause());
     let says = |part: &str| text.contains(part);
-    let memory = |name: &str, detail: String| Some(Failure::limit("MemoryError", name, detail));
+    let memory = |name: &'static str, detail: String| Some(Failure::limit("MemoryError", name, detail));
     if says("store handle limit exceeded") {
         Some(handles(limits.handles, "limits.handles"))
     } else if says("fuel allocated for hostcalls") {

@@ -13,7 +13,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
 
 use super::bindings::celerybox::task::{context, publisher, results, types};
 use super::errand::{Errand, ErrandError, RawMessage};
-use super::limiter::Usage;
+use super::limiter::{Refused, Usage};
 use super::network::{Asked as AskedNames, Lookup, Network};
 use super::output::{Output, Pipe, Stream, one_line, safe};
 use super::turn::Turn;
@@ -26,6 +26,15 @@ use crate::task::RetryLimit;
 
 /// The longest log line of a guest, bytes.
 const LOG_LINE: usize = 8 * 1024;
+/// The limits that a guest is told of while it runs.
+const TOLD: [&str; 6] = [
+    "messages",
+    "message_bytes",
+    "host_call_bytes",
+    "state_bytes",
+    "state_updates",
+    "depth",
+];
 /// The most random bytes for one call: the worker allocates them.
 const RANDOM: u64 = 64 * 1024;
 
@@ -44,6 +53,8 @@ pub(super) struct Guest {
     host_calls: u64,
     state_updates: u64,
     log_is_full: bool,
+    /// The limits that answers told it of.
+    told: Vec<&'static str>,
     pub(super) retry: Option<Retry>,
     /// Whether `replace` was accepted.
     pub(super) replaced: bool,
@@ -79,7 +90,7 @@ impl Times {
         }
     }
 
-    fn soft_passed(&self) -> bool {
+    pub(super) fn soft_passed(&self) -> bool {
         self.soft.is_some_and(|soft| Instant::now() >= soft)
     }
 }
@@ -110,6 +121,7 @@ impl Guest {
             host_calls: 0,
             state_updates: 0,
             log_is_full: false,
+            told: Vec::new(),
             retry: None,
             replaced: false,
             granted,
@@ -135,6 +147,23 @@ impl Guest {
         } else {
             (handles, "limits.handles")
         }
+    }
+
+    /// The limits that the run ran into so far, by the names of their settings.
+    pub(super) fn limits_hit(&self) -> Vec<&'static str> {
+        let mut hit = self.told.clone();
+        if self.times.soft_passed() {
+            hit.push("soft_time_limit");
+        }
+        match self.usage.refused() {
+            Some(Refused::Memory) => hit.push("memory"),
+            Some(Refused::Elements) => hit.push("table_elements"),
+            None => {}
+        }
+        if self.log_is_full || self.output.as_ref().is_some_and(|output| output.is_truncated()) {
+            hit.push("output");
+        }
+        hit
     }
 
     /// What a guest that computes hears at each tick: take turns, or stop.
@@ -240,7 +269,21 @@ impl Guest {
         let Some(call) = &self.call else {
             return Ok(Err(no_request()));
         };
-        Ok((call.errands)(errand).await.map_err(ErrandError::into))
+        let answer = (call.errands)(errand).await.map_err(ErrandError::into);
+        Ok(self.noted(answer))
+    }
+
+    /// Remembers the limit that an answer tells the guest of; it goes on, and may have many such answers.
+    fn noted<T>(&mut self, answer: Result<T, types::Error>) -> Result<T, types::Error> {
+        if let Err(types::Error::LimitExceeded(text)) = &answer {
+            let told = TOLD
+                .iter()
+                .find(|limit| text.ends_with(&format!("(limits.{limit})")));
+            if let Some(limit) = told.filter(|limit| !self.told.contains(limit)) {
+                self.told.push(limit);
+            }
+        }
+        answer
     }
 }
 
@@ -299,7 +342,8 @@ impl context::Host for Guest {
         if let Err(error) = self.enter()? {
             return Ok(Err(error));
         }
-        let meta = match self.check_state(&state, meta) {
+        let checked = self.check_state(&state, meta);
+        let meta = match self.noted(checked) {
             Ok((state, meta)) => (state, meta),
             Err(error) => return Ok(Err(error)),
         };
@@ -346,16 +390,20 @@ impl context::Host for Guest {
         if !self.output().spend(line.len() + 1) {
             if !std::mem::replace(&mut self.log_is_full, true) {
                 let limit = self.limits.output;
-                tracing::warn!("{task}[{id}]: … log truncated (limit output: {limit} bytes)");
+                tracing::warn!(
+                    task_name = task,
+                    task_id = id,
+                    "{task}[{id}]: … log truncated (limit output: {limit} bytes)"
+                );
             }
             return Ok(());
         }
         let line = one_line(line);
         match level {
-            context::Level::Debug => tracing::debug!("{task}[{id}]: {line}"),
-            context::Level::Info => tracing::info!("{task}[{id}]: {line}"),
-            context::Level::Warning => tracing::warn!("{task}[{id}]: {line}"),
-            context::Level::Error => tracing::error!("{task}[{id}]: {line}"),
+            context::Level::Debug => tracing::debug!(task_name = task, task_id = id, "{task}[{id}]: {line}"),
+            context::Level::Info => tracing::info!(task_name = task, task_id = id, "{task}[{id}]: {line}"),
+            context::Level::Warning => tracing::warn!(task_name = task, task_id = id, "{task}[{id}]: {line}"),
+            context::Level::Error => tracing::error!(task_name = task, task_id = id, "{task}[{id}]: {line}"),
         }
         Ok(())
     }

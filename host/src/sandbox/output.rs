@@ -82,6 +82,11 @@ impl Output {
         text
     }
 
+    /// Whether more was printed than is kept.
+    pub(super) fn is_truncated(&self) -> bool {
+        self.kept().truncated
+    }
+
     /// The end of stderr, as lines that are safe to show.
     pub(super) fn tail(&self) -> String {
         let kept = self.kept();

@@ -59,6 +59,10 @@ pub struct Run {
     pub fuel: Option<u64>,
     /// The most bytes all memories had together.
     pub peak_memory: usize,
+    /// How long it took to make the instance; none was made without it.
+    pub instantiation: Option<Duration>,
+    /// The limits it ran into, each once, by the names of their settings.
+    pub limits_hit: Vec<&'static str>,
 }
 
 /// The longest reason of a reject that is stored, bytes.
@@ -107,9 +111,12 @@ impl Component {
             Err(error) => return Run::lost(format!("no store: {error:#}")),
         };
 
+        let mut instantiation = None;
         let work = async {
             let (args, kwargs) = (body.args.get().to_owned(), body.kwargs.get().to_owned());
+            let begun = Instant::now();
             let instance = self.pre.instantiate_async(&mut store).await?;
+            instantiation = Some(begun.elapsed());
             let handler = instance.celerybox_task_handler();
             handler.call_run(&mut store, &request.task, &args, &kwargs).await
         };
@@ -118,7 +125,13 @@ impl Component {
         let duration = times.started.elapsed();
         let fuel = fuel_used(&store, limits);
         let mut guest = store.into_data();
+        let mut limits_hit = guest.limits_hit();
         let outcome = outcome(ended, &mut guest, limits, time_limit);
+        if let Some(limit) = limit_of(&outcome)
+            && !limits_hit.contains(&limit)
+        {
+            limits_hit.push(limit);
+        }
         Run {
             outcome,
             output: guest
@@ -129,7 +142,18 @@ impl Component {
             duration,
             fuel,
             peak_memory: guest.usage.peak_memory(),
+            instantiation,
+            limits_hit,
         }
+    }
+}
+
+/// The limit that ended a run.
+fn limit_of(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::TimeLimit(_) => Some("time_limit"),
+        Outcome::Failure(failure) => failure.limit.map(|limit| limit.trim_start_matches("limits.")),
+        _ => None,
     }
 }
 
@@ -144,11 +168,13 @@ impl Run {
 
     fn without_start(outcome: Outcome) -> Self {
         Self {
+            limits_hit: limit_of(&outcome).into_iter().collect(),
             outcome,
             output: String::new(),
             duration: Duration::ZERO,
             fuel: None,
             peak_memory: 0,
+            instantiation: None,
         }
     }
 }

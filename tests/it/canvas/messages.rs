@@ -178,6 +178,7 @@ fn both(case: &Value) -> (Value, Value) {
         id: id.to_owned(),
         root_id: case["sender"]["root_id"].as_str().map(str::to_owned),
         priority: None,
+        trace: Map::new(),
     });
     let mut count = 0;
     let mut context = Context {

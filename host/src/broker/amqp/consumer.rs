@@ -17,7 +17,7 @@ use super::table::{from_json, short};
 use super::target::{StartError, Target};
 use super::{declare, delayed};
 use crate::broker::consumed::Follower;
-use crate::broker::{Backoff, BrokerError, Delivery, Gone};
+use crate::broker::{Backoff, BrokerError, Delivery, Gone, Presence};
 use crate::queue::Queue;
 
 /// Deliveries handed out that nobody took yet.
@@ -50,6 +50,7 @@ pub(super) struct Consumer {
     pub(super) quorum_seen: bool,
     /// Native delayed delivery was set up.
     pub(super) delays_ready: bool,
+    pub(super) presence: Presence,
 }
 
 impl Consumer {
@@ -72,12 +73,14 @@ impl Consumer {
             let pause = match opened {
                 Ok(mut channel) => {
                     tracing::info!("Connected to {}", channel.connection.address);
+                    self.presence.came();
                     failed = 0;
                     if let Some(ready) = ready.take() {
                         let _ = ready.send(Ok(()));
                     }
                     let start = Instant::now();
                     let ended = channel.serve(&mut self, &mut deliveries).await;
+                    self.presence.went();
                     if start.elapsed() > GOOD {
                         backoff.reset();
                     }

@@ -39,7 +39,7 @@ use self::publisher::{Job, PublishError};
 use self::target::{StartError, Target};
 use super::consumed::{Consumed, consumed};
 use super::options::Names;
-use super::{Broker, BrokerError, Delivery, Reconnect, Strategy};
+use super::{Broker, BrokerError, Delivery, Presence, Reconnect, Strategy};
 use crate::message::Outgoing;
 use crate::queue::{Exchange, Queue, Queues};
 use crate::tls::Tls;
@@ -170,6 +170,7 @@ pub struct AmqpBroker {
     publisher: OnceLock<(mpsc::Sender<Job>, Running)>,
     /// Who may open a connection for one message.
     alone: Semaphore,
+    presence: Presence,
 }
 
 /// A task and how to end it.
@@ -216,6 +217,7 @@ impl AmqpBroker {
             consumed: Mutex::default(),
             publisher: OnceLock::new(),
             alone: Semaphore::new(ALONE),
+            presence: Presence::default(),
         })
     }
 
@@ -302,6 +304,7 @@ impl Broker for AmqpBroker {
             phase: phases,
             quorum_seen: false,
             delays_ready: false,
+            presence: self.presence.clone(),
         };
         let (handed_out, deliveries) = mpsc::channel(HANDED_OUT);
         let (ready, started) = oneshot::channel();
@@ -334,6 +337,10 @@ impl Broker for AmqpBroker {
             Some(changed) => Ok(changed.await),
             None => Err(BrokerError::Config("not consuming".into())),
         }
+    }
+
+    fn presence(&self) -> Presence {
+        self.presence.clone()
     }
 
     fn set_prefetch(&self, prefetch: u32) {

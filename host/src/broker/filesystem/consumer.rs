@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::listing::Listing;
 use super::unacked::{self, Unacked};
 use super::{Options, exchange, folder, name};
-use crate::broker::{Backoff, BrokerError, Delivery, Gone, Receipt, Told, Verdict, tell};
+use crate::broker::{Backoff, BrokerError, Delivery, Gone, Presence, Receipt, Told, Verdict, tell};
 use crate::message::envelope;
 use crate::queue::Queue;
 
@@ -99,10 +99,16 @@ pub(super) struct Consumer {
     idle_pause: Duration,
     /// Files that a warning was written about.
     complained: HashSet<String>,
+    presence: Presence,
 }
 
 impl Consumer {
-    pub(super) fn new(options: Arc<Options>, prefetch: Arc<AtomicU32>, commands: Sender<Command>) -> Self {
+    pub(super) fn new(
+        options: Arc<Options>,
+        prefetch: Arc<AtomicU32>,
+        commands: Sender<Command>,
+        presence: Presence,
+    ) -> Self {
         Self {
             options,
             prefetch,
@@ -124,6 +130,7 @@ impl Consumer {
             took: false,
             idle_pause: SHORTEST_PAUSE,
             complained: HashSet::new(),
+            presence,
         }
     }
 
@@ -240,6 +247,7 @@ impl Consumer {
         match self.open() {
             Ok(place) => {
                 self.place = Some(Rc::new(place));
+                self.presence.came();
                 self.create_folders = false;
                 self.failures = 0;
                 self.listing.clear();
@@ -306,6 +314,7 @@ impl Consumer {
             self.options.data_folder_in.display()
         );
         self.place = None;
+        self.presence.went();
         self.listing.clear();
         self.next_check = Instant::now() + self.backoff.next_pause();
     }

@@ -14,7 +14,7 @@ use super::keys::Keys;
 use super::options::QueueOrder;
 use super::restore::cut;
 use crate::broker::consumed::Follower;
-use crate::broker::{Delivery, Reconnect, Verdict};
+use crate::broker::{Delivery, Presence, Reconnect, Verdict};
 use crate::message::envelope;
 use crate::redis_link::Link;
 use crate::redis_url::RedisUrl;
@@ -46,6 +46,7 @@ pub(super) struct Fetcher {
     pub(super) claims: Arc<Claims>,
     pub(super) deliveries: mpsc::Sender<Delivery>,
     pub(super) stop: watch::Receiver<bool>,
+    pub(super) presence: Presence,
 }
 
 impl Fetcher {
@@ -91,6 +92,7 @@ impl Fetcher {
                 }
                 Err(error) => {
                     failed += 1;
+                    self.presence.went();
                     if !self.reconnect.allows(false, failed) {
                         tracing::error!(
                             "consumer: Cannot take messages from {}: {error}. No more attempts are made",
@@ -176,6 +178,7 @@ impl Fetcher {
             }
         };
         self.link.worked();
+        self.presence.came();
         if !was_up {
             tracing::info!("Connected to {}", self.link.url());
         }

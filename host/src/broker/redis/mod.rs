@@ -33,7 +33,7 @@ use self::publish::Letter;
 use self::settle::Order;
 use super::consumed::{Consumed, consumed};
 use super::exchanges::Exchanges;
-use super::{Bound, Broker, BrokerError, Delivery};
+use super::{Bound, Broker, BrokerError, Delivery, Presence};
 use crate::message::{Outgoing, envelope};
 use crate::queue::{Exchange, Queue};
 use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_refusal};
@@ -59,6 +59,7 @@ pub struct RedisBroker {
     consumption: Mutex<Option<Consumption>>,
     sweeper: Mutex<Option<(watch::Sender<bool>, JoinHandle<()>)>>,
     tasks: Mutex<Vec<AbortHandle>>,
+    presence: Presence,
 }
 
 struct Consumption {
@@ -100,6 +101,7 @@ impl RedisBroker {
             consumption: Mutex::new(None),
             sweeper: Mutex::new(None),
             tasks: Mutex::default(),
+            presence: Presence::default(),
         })
     }
 
@@ -131,6 +133,7 @@ impl RedisBroker {
             match self.bind(&mut link, queues).await {
                 Ok(()) => {
                     tracing::info!("Connected to {}", self.url);
+                    self.presence.came();
                     link.worked();
                     return Ok(link);
                 }
@@ -222,6 +225,7 @@ impl Broker for RedisBroker {
                 claims: Arc::clone(&self.claims),
                 deliveries,
                 stop: stopped,
+                presence: self.presence.clone(),
             }
             .run(),
         );
@@ -257,6 +261,10 @@ impl Broker for RedisBroker {
 
     fn set_prefetch(&self, prefetch: u32) {
         self.claims.set_prefetch(prefetch);
+    }
+
+    fn presence(&self) -> Presence {
+        self.presence.clone()
     }
 
     fn pause(&self) -> bool {

@@ -58,6 +58,7 @@ impl Execution {
             call.definition = Arc::clone(&definition);
             let run = component.run(call).await;
             report::printed(&task.request, &run);
+            self.listeners.ran_within(&definition.name, &run);
             let value = returned(run.outcome, task.plan.time_limit)?;
             if results.len() > 1 {
                 results.push_str(", ");

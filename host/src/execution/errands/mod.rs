@@ -114,7 +114,11 @@ impl Desk {
                 self.send(applied)
             }
             Errand::Publish(message) => {
-                let (publication, embedded) = raw::publication(*message)?;
+                let (mut publication, embedded) = raw::publication(*message)?;
+                let headers = publication.outgoing.message.headers.get_or_insert_default();
+                for (name, value) in self.request.trace_headers() {
+                    headers.entry(name).or_insert(value);
+                }
                 let refuse = |task: &str| self.grants.check_send(task, &publication.outgoing.route);
                 refuse(&publication.task).map_err(ErrandError::Denied)?;
                 for signature in &embedded {
