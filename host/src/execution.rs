@@ -211,7 +211,12 @@ impl Execution {
             tasks: Tasks::new(registry, &options.canvas),
             consuming: Consuming::new(options.queues.clone()),
             revoking: Revoking::new(backend.clone()),
-            steps: Steps::new(Arc::clone(&broker), backend.clone(), retry),
+            steps: Steps::new(
+                Arc::clone(&broker),
+                backend.clone(),
+                retry,
+                Arc::clone(&listeners.events),
+            ),
             rates,
             slots: Slots::new(options.concurrency, options.autoscale, options.most_slots),
             prefetch: Prefetch::new(Arc::clone(&broker), &options),

@@ -24,6 +24,7 @@ pub mod control;
 pub mod document;
 pub mod events;
 pub mod execution;
+pub mod gossip;
 pub mod happening;
 pub mod masked;
 pub mod message;

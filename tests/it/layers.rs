@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The layer of each top-level module of the host.
-const LAYERS: [(&str, u8); 30] = [
+const LAYERS: [(&str, u8); 31] = [
     ("builtin", 0),
     ("clock", 0),
     ("masked", 0),
@@ -31,6 +31,7 @@ const LAYERS: [(&str, u8); 30] = [
     ("state_db", 1),
     ("execution", 2),
     ("control", 2),
+    ("gossip", 2),
     ("monitor", 3),
     ("worker", 3),
     ("config", 3),

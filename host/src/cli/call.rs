@@ -158,7 +158,12 @@ impl Call {
             new_id: &mut || Uuid::new_v4().to_string(),
         };
         let applied = canvas::apply(&signature, partial, &mut context)?;
-        let steps = Steps::new(Arc::clone(&broker), backend, settings.publish_retry());
+        let steps = Steps::new(
+            Arc::clone(&broker),
+            backend,
+            settings.publish_retry(),
+            Arc::default(),
+        );
         for step in applied.steps {
             steps.carry_out(step).await?;
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use crate::broker::{Broker, BrokerError, Delivery};
 use crate::config::{Settings, connect};
@@ -28,7 +27,7 @@ impl Feed {
     /// Connects; the queue goes with [`Feed::close`].
     pub(super) async fn open(settings: &Settings) -> Result<Self, BrokerError> {
         let (broker, _) = connect::mailbox_client(settings)?;
-        let queue = connect::event_queue(settings, &Uuid::new_v4().to_string())?;
+        let queue = connect::monitor_queue(settings)?;
         let defaults = settings.task_defaults();
         let reader = defaults
             .map_err(|error| BrokerError::Config(error.to_string()))?

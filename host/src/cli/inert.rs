@@ -65,31 +65,6 @@ pub(super) struct Inert {
     #[arg(long, value_name = "FILE", env = "CELERY_WORKER_EXECUTABLE", hide_env = true)]
     executable: Option<String>,
 
-    /// Send events: not yet
-    #[arg(short = 'E', long, alias = "events")]
-    task_events: bool,
-
-    /// No gossip: there is none yet
-    #[arg(long)]
-    without_gossip: bool,
-
-    /// No mingle: there is none yet
-    #[arg(long)]
-    without_mingle: bool,
-
-    /// No heartbeat events: there are none yet
-    #[arg(long)]
-    without_heartbeat: bool,
-
-    /// Seconds between heartbeat events
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        env = "CELERY_WORKER_HEARTBEAT_INTERVAL",
-        hide_env = true
-    )]
-    heartbeat_interval: Option<f64>,
-
     /// An embedded beat: run `celery beat` beside the worker
     #[arg(short = 'B', long)]
     beat: bool,
@@ -110,7 +85,6 @@ pub(super) struct Inert {
     scheduler: Option<String>,
 }
 
-const EVENTS: &str = "events come in a later version";
 const PROCESSES: &str = "tasks run in sandboxes of this process, not in processes of a pool";
 const BEAT: &str = "the scheduler is a program of its own: run `celery beat` beside the worker";
 
@@ -147,11 +121,6 @@ impl Inert {
                 "tasks come from components (--tasks)",
             ),
             (self.executable.is_some(), "--executable", "no Python is started"),
-            (self.task_events, "--task-events", EVENTS),
-            (self.without_gossip, "--without-gossip", EVENTS),
-            (self.without_mingle, "--without-mingle", EVENTS),
-            (self.without_heartbeat, "--without-heartbeat", EVENTS),
-            (self.heartbeat_interval.is_some(), "--heartbeat-interval", EVENTS),
             (self.beat, "--beat", BEAT),
             (self.schedule_filename.is_some(), "--schedule-filename", BEAT),
             (self.scheduler.is_some(), "--scheduler", BEAT),

@@ -15,6 +15,7 @@ mod purge;
 mod remote;
 mod result;
 mod run;
+mod telling;
 mod terminal;
 mod top;
 mod watch;

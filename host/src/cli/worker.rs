@@ -15,6 +15,7 @@ use super::daemon::Daemon;
 use super::global::Global;
 use super::inert::Inert;
 use super::log;
+use super::telling::Telling;
 use super::watch::{Watch, Watching};
 use crate::broker::Broker;
 use crate::config::Settings;
@@ -91,6 +92,9 @@ pub(super) struct Worker {
 
     #[command(flatten)]
     watching: Watching,
+
+    #[command(flatten)]
+    telling: Telling,
 
     #[command(flatten)]
     daemon: Daemon,
@@ -249,9 +253,9 @@ impl Worker {
             banner(&settings, &hostname, &queues, &registry);
         }
         let listeners = Listeners {
+            events: self.telling.events(&settings, &options),
             metrics: watch.metrics(),
             traces: watch.traces(),
-            ..Listeners::default()
         };
         let execution = Execution::new(registry, broker, backend, options, active, shutdown, listeners);
         let execution = Arc::new(execution);
@@ -263,9 +267,17 @@ impl Worker {
                 async move { load(&settings, &sandbox).await }.boxed()
             })
         });
-        let mailbox = open_mailbox(&settings, &execution).await?;
+        let (mailbox, mingled) = tokio::join!(
+            open_mailbox(&settings, &execution),
+            self.telling.mingle(&settings, &execution)
+        );
+        let mailbox = mailbox?;
+        mingled?;
+        let own = mailbox.as_ref().map(|(broker, _)| Arc::clone(broker));
+        let told = self.telling.start(&settings, &execution, own)?;
         let watch = watch.serve(&execution);
         let ended = worker::run(execution, &queues, || say_ready(&hostname, for_programs)).await;
+        told.end().await;
         if let Some((broker, serving)) = mailbox {
             serving.abort();
             if let Err(error) = broker.close().await {

@@ -17,11 +17,13 @@ use crate::broker::options::Names;
 use crate::broker::redis::{self, RedisBroker};
 use crate::broker::{Broker, BrokerError, Reconnect, Strategy};
 use crate::control;
+use crate::message::content::Writer;
 use crate::nearest::did_you_mean;
 use crate::policy::admit::seconds;
 use crate::queue::{Exchange, ExchangeKind, Queue};
 use crate::redis_url::Connecting;
 use crate::tls::Tls;
+use uuid::Uuid;
 
 /// As good as for ever.
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -167,41 +169,71 @@ pub fn mailbox(settings: &Settings) -> Result<Option<Mailbox>, BrokerError> {
     if !settings.worker_enable_remote_control {
         return Ok(None);
     }
-    let options = settings.control();
-    // What holds for quorum queues does not hold for a mailbox.
+    Ok(Some((aside(settings)?, settings.control())))
+}
+
+/// A broker with connections of its own, for what goes on beside the tasks.
+pub fn aside(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
+    // What holds for quorum queues does not hold there.
     let own = Settings {
         worker_detect_quorum_queues: false,
         ..settings.clone()
     };
-    Ok(Some((broker(&own)?, options)))
+    broker(&own)
+}
+
+/// Whether workers hear each other on this transport (contract section 7.5).
+pub fn has_neighbours(settings: &Settings) -> Result<bool, BrokerError> {
+    let urls = Urls::of(settings)?;
+    Ok(urls.is_some_and(|urls| matches!(urls.transport, Transport::Amqp | Transport::Redis)))
+}
+
+/// Where events go (contract section 7.1).
+pub fn event_exchange(settings: &Settings) -> Result<Exchange, BrokerError> {
+    let kind = match Urls::of(settings)?.map(|urls| urls.transport) {
+        Some(Transport::Redis) => ExchangeKind::Fanout,
+        Some(Transport::Amqp | Transport::Filesystem) | None => ExchangeKind::Topic,
+    };
+    Ok(Exchange::new(&settings.event_exchange, kind))
+}
+
+/// How events are written.
+pub fn event_writer(settings: &Settings) -> Result<Writer, BrokerError> {
+    let content = settings.content();
+    Ok(content
+        .map_err(|wrong| BrokerError::Config(wrong.join("\n")))?
+        .events)
+}
+
+/// The queue that a worker hears its neighbours through; what they say holds for `freq` seconds.
+pub fn event_queue(settings: &Settings, exchange: Exchange, freq: f64) -> Queue {
+    let name = format!("{}.{}", settings.event_queue_prefix, Uuid::new_v4());
+    Queue {
+        durable: settings.event_queue_durable,
+        exclusive: settings.event_queue_exclusive,
+        auto_delete: !settings.event_queue_durable,
+        expires: settings.event_queue_expires,
+        message_ttl: Some(freq),
+        ..Queue::bound(name, exchange, "worker.#")
+    }
 }
 
 /// What a client of the workers' mailboxes needs: a broker that gives up at once when it is away at the start.
 pub fn mailbox_client(settings: &Settings) -> Result<Mailbox, BrokerError> {
     let own = Settings {
-        worker_detect_quorum_queues: false,
         broker_connection_retry_on_startup: Some(false),
         ..settings.clone()
     };
-    Ok((broker(&own)?, settings.control()))
+    Ok((aside(&own)?, settings.control()))
 }
 
 /// A monitor's own queue of all events (contract section 7.1).
-pub fn event_queue(settings: &Settings, id: &str) -> Result<Queue, BrokerError> {
-    let redis = Urls::of(settings)?.is_some_and(|urls| urls.transport == Transport::Redis);
-    let kind = if redis {
-        ExchangeKind::Fanout
-    } else {
-        ExchangeKind::Topic
-    };
-    let exchange = Exchange::new("celeryev", kind);
+pub fn monitor_queue(settings: &Settings) -> Result<Queue, BrokerError> {
+    let queue = event_queue(settings, event_exchange(settings)?, 0.0);
     Ok(Queue {
-        durable: false,
-        exclusive: true,
-        auto_delete: true,
-        message_ttl: Some(5.0),
-        expires: Some(60.0),
-        ..Queue::bound(format!("celeryev.{id}"), exchange, "#")
+        message_ttl: settings.event_queue_ttl,
+        routing_key: "#".into(),
+        ..queue
     })
 }
 

@@ -18,6 +18,8 @@ pub struct Content {
     pub reader: Reader,
     /// Bodies of messages that go.
     pub writer: Writer,
+    /// Events.
+    pub events: Writer,
     /// Results.
     pub documents: Documents,
 }
@@ -65,6 +67,7 @@ impl Settings {
             .collect();
         let task = wrong.serializer("task_serializer", &self.task_serializer);
         let result = wrong.serializer("result_serializer", &self.result_serializer);
+        let events = wrong.serializer("event_serializer", &self.event_serializer);
         let task_compression = wrong.compression("task_compression", self.task_compression.as_deref());
         let result_compression = wrong.compression("result_compression", self.result_compression.as_deref());
         let digest = Digest::named(&self.security_digest).ok_or_else(|| {
@@ -102,7 +105,11 @@ impl Settings {
             let what = "security_cert_store: missing; accept_content has \"auth\", which needs to know whom to trust";
             wrong.0.push(what.into());
         }
-        for (setting, serializer) in [("task_serializer", task), ("result_serializer", result)] {
+        for (setting, serializer) in [
+            ("task_serializer", task),
+            ("result_serializer", result),
+            ("event_serializer", events),
+        ] {
             if serializer == Some(Serializer::Auth) && self.security_key.is_none() {
                 wrong.0.push(format!(
                     "security_key: missing; {setting} is \"auth\", which needs a key to sign with"
@@ -124,6 +131,7 @@ impl Settings {
                 trust: trust.clone(),
             },
             writer: writer(task, task_compression),
+            events: writer(events, None),
             documents: Documents {
                 writer: writer(result, result_compression),
                 trust,

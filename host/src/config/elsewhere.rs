@@ -18,7 +18,6 @@ const PYTHON: Reason = NotApplicable("it names a Python class or module");
 const LOGGING: Reason =
     NotApplicable("the log is set up with --loglevel and --log-format, and goes to stderr");
 const BACKEND: Reason = NotYet("that result backend is not there yet");
-const EVENTS: Reason = NotYet("events come in a later version");
 const BEAT: Reason = NotApplicable("the scheduler is a program of its own: run `celery beat`");
 const IN_URL: Reason = NotApplicable("it belongs into broker_url or result_backend");
 
@@ -64,9 +63,6 @@ pub const ELSEWHERE: &[(&str, Reason)] = &[
     ("cosmosdbsql_*", BACKEND),
     ("elasticsearch_*", BACKEND),
     ("database_*", BACKEND),
-    ("event_*", EVENTS),
-    ("worker_send_task_events", EVENTS),
-    ("task_send_sent_event", EVENTS),
     ("redis_db", IN_URL),
     ("redis_host", IN_URL),
     ("redis_port", IN_URL),

@@ -233,6 +233,27 @@ settings! {
     /// The mailbox survives a restart of the broker.
     control_queue_durable: bool = false;
 
+    // Events.
+
+    /// Tell monitors what happens to tasks (`-E`).
+    worker_send_task_events: bool = false;
+    /// Tell monitors of each task that this worker sends.
+    task_send_sent_event: bool = false;
+    /// Name of the exchange of events.
+    event_exchange: String = "celeryev".into();
+    /// What the queue is called that this worker hears its neighbours through, before its id.
+    event_queue_prefix: String = "celeryev".into();
+    /// Seconds after which that queue goes when it is not used.
+    event_queue_expires: Option<f64> = Some(60.0);
+    /// Seconds after which its messages go; those of workers go after one heartbeat.
+    event_queue_ttl: Option<f64> = Some(5.0);
+    /// That queue belongs to its connection.
+    event_queue_exclusive: bool = true;
+    /// That queue survives a restart of the broker.
+    event_queue_durable: bool = false;
+    /// Serializer of events.
+    event_serializer: String = "json".into();
+
     // Results.
 
     /// Where outcomes go. Without one nothing is stored, or in `data_dir` when messages come from there.

@@ -36,8 +36,8 @@ use crate::queue::{Exchange, ExchangeKind, Queue};
 
 /// How many messages of the mailbox may be here, handled one after the other.
 const PREFETCH: u32 = 64;
-/// The largest request that is read, bytes.
-const LARGEST: usize = 1 << 20;
+/// The largest request that is read, bytes: a `hello` brings up to 50,000 revoked ids.
+const LARGEST: usize = 8 << 20;
 /// How long to wait after the mailbox could not be opened.
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long an answer may take to leave.

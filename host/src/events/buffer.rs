@@ -35,7 +35,7 @@ struct Waiting {
 /// What goes into one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Batch {
-    /// One event of a worker.
+    /// One event of a worker, or a `task-sent`.
     One(Event),
     /// Events of tasks.
     Tasks(Vec<Event>),
@@ -79,8 +79,13 @@ impl Buffer {
             return Some(Batch::One(event));
         }
         let (mut batch, mut bytes) = (Vec::new(), 0);
+        if let Some(event) = waiting.tasks.pop_front_if(|event| event.goes_alone()) {
+            waiting.bytes -= event.json.len().min(waiting.bytes);
+            return Some(Batch::One(event));
+        }
         while batch.len() < BATCH
             && let Some(event) = waiting.tasks.front()
+            && !event.goes_alone()
             && (batch.is_empty() || bytes + event.json.len() <= BATCH_BYTES)
             && let Some(event) = waiting.tasks.pop_front()
         {
@@ -94,14 +99,16 @@ impl Buffer {
     /// Puts back what could not be sent: events of tasks to their place, as Celery keeps them while the broker is away.
     /// Those of workers say how things are just now, and are made anew.
     pub fn put_back(&self, batch: Batch) {
-        if let Batch::Tasks(events) = batch {
-            let mut waiting = self.waiting();
-            for event in events.into_iter().rev() {
-                waiting.bytes += event.json.len();
-                waiting.tasks.push_front(event);
-            }
-            waiting.trim();
+        let events = match batch {
+            Batch::Tasks(events) => events,
+            Batch::One(event) => vec![event],
+        };
+        let mut waiting = self.waiting();
+        for event in events.into_iter().rev().filter(Event::is_of_a_task) {
+            waiting.bytes += event.json.len();
+            waiting.tasks.push_front(event);
         }
+        waiting.trim();
     }
 
     /// How many events were lost since this was last asked, because there was no room for them.
@@ -137,6 +144,7 @@ mod tests {
     fn event(kind: &'static str, text: &str) -> Event {
         Event {
             kind,
+            hostname: "w1@h".into(),
             json: text.to_owned(),
         }
     }
@@ -163,6 +171,13 @@ mod tests {
         buffer.put(event("task-started", "3"));
         buffer.put_back(tasks);
         assert_eq!(texts(&buffer.take().await), ["1", "2", "3"]);
+        buffer.put(event("task-started", "4"));
+        buffer.put(event("task-sent", "5"));
+        assert_eq!(texts(&buffer.take().await), ["4"]);
+        let sent = buffer.take().await;
+        assert_eq!(sent, Batch::One(event("task-sent", "5")));
+        buffer.put_back(sent.clone());
+        assert_eq!(buffer.take().await, sent);
         assert_eq!((buffer.take_now(), buffer.dropped()), (None, 0));
     }
 

@@ -1,6 +1,6 @@
 //! One event: what its fields say (contract sections 7.1 and 7.3).
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::happening::{About, Happening, Refused, Settled};
 use crate::message::request::format_time;
-use crate::message::{JsonMap, repr};
+use crate::message::{JsonMap, Outgoing, Route, repr};
 use crate::outcome::{Failure, Outcome, Revocation};
 
 /// An event, ready to be sent.
@@ -16,16 +16,18 @@ use crate::outcome::{Failure, Outcome, Revocation};
 pub struct Event {
     /// Its type.
     pub kind: &'static str,
+    /// Who tells it.
+    pub hostname: Arc<str>,
     /// All of it as JSON.
     pub json: String,
 }
 
 impl Event {
     /// An event that happens now, at this time of the logical clock; `fields` are those of its type.
-    pub(super) fn new(kind: &'static str, hostname: &str, clock: u64, fields: JsonMap) -> Self {
+    pub(super) fn new(kind: &'static str, hostname: &Arc<str>, clock: u64, fields: JsonMap) -> Self {
         let now = Timestamp::now();
         let mut event = fields;
-        event.insert("hostname".into(), hostname.into());
+        event.insert("hostname".into(), hostname.as_ref().into());
         event.insert("utcoffset".into(), utcoffset(now).into());
         event.insert("pid".into(), std::process::id().into());
         event.insert("clock".into(), clock.into());
@@ -33,12 +35,18 @@ impl Event {
         event.insert("type".into(), kind.into());
         Self {
             kind,
+            hostname: Arc::clone(hostname),
             json: Value::Object(event).to_string(),
         }
     }
 
     pub(super) fn is_of_a_task(&self) -> bool {
         self.kind.starts_with("task-")
+    }
+
+    /// Celery's senders tell of each message by itself.
+    pub(super) fn goes_alone(&self) -> bool {
+        self.kind == "task-sent"
     }
 }
 
@@ -80,6 +88,36 @@ pub(super) fn of_refused(refused: Refused<'_>) -> Option<(&'static str, JsonMap)
     let name = repr::value(&identity.task.as_str().into());
     let fields = json!({"uuid": identity.id, "exception": format!("NotRegistered({name})")});
     Some(event("task-failed", fields))
+}
+
+/// A message that this worker sent, as fields of `task-sent`; `None` when it is no task. `queue` is what it is
+/// known to go to.
+pub(super) fn of_sent(outgoing: &Outgoing, queue: Option<&str>) -> Option<JsonMap> {
+    let headers = outgoing.message.headers.as_ref()?;
+    headers.get("task")?;
+    let Route {
+        exchange,
+        routing_key,
+    } = &outgoing.route;
+    let queue = queue.or_else(|| exchange.is_empty().then_some(routing_key));
+    let mut fields = JsonMap::new();
+    for (name, header) in [
+        ("uuid", "id"),
+        ("root_id", "root_id"),
+        ("parent_id", "parent_id"),
+        ("name", "task"),
+        ("args", "argsrepr"),
+        ("kwargs", "kwargsrepr"),
+        ("retries", "retries"),
+        ("eta", "eta"),
+        ("expires", "expires"),
+    ] {
+        fields.insert(name.into(), headers.get(header).cloned().unwrap_or_default());
+    }
+    fields.insert("queue".into(), queue.into());
+    fields.insert("exchange".into(), exchange.as_str().into());
+    fields.insert("routing_key".into(), routing_key.as_str().into());
+    Some(fields)
 }
 
 fn received(about: &About<'_>) -> (&'static str, JsonMap) {

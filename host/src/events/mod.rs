@@ -4,17 +4,26 @@
 //! in a bounded buffer, which a sender empties over a connection of its own. While events are off nothing is made at all.
 
 mod buffer;
+mod election;
 mod event;
+mod heart;
+mod sender;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use tokio::sync::Notify;
 
 pub use buffer::{Batch, Buffer};
+pub use election::{Elected, Elections};
 pub use event::Event;
+pub use heart::{FREQUENCY, beat_until};
+pub use sender::Sender;
 
 use crate::clock::Clock;
 use crate::happening::{About, Happening, Refused};
-use crate::message::JsonMap;
+use crate::message::{JsonMap, Outgoing};
 use crate::task::Definition;
 
 /// The handle of events. The default one sends nothing.
@@ -28,7 +37,12 @@ pub struct Events {
     tasks: AtomicBool,
     /// How many tasks began here.
     processed: AtomicU64,
+    /// Who tells of what this worker sends, when that is told (`task_send_sent_event`).
+    origin: Option<Arc<str>>,
     buffer: Buffer,
+    /// The broker is back after it was away.
+    back: Notify,
+    elections: Mutex<Elections>,
 }
 
 impl Events {
@@ -40,6 +54,15 @@ impl Events {
             dispatching: true,
             tasks: AtomicBool::new(tasks),
             ..Self::default()
+        }
+    }
+
+    /// Also tells of what this worker sends, in the name of `origin`.
+    #[must_use]
+    pub fn telling_sent(self, origin: &str) -> Self {
+        Self {
+            origin: Some(origin.into()),
+            ..self
         }
     }
 
@@ -68,6 +91,11 @@ impl Events {
         self.are_on() && definition.send_events != Some(false)
     }
 
+    /// Whether anything is ever sent.
+    pub fn sends(&self) -> bool {
+        self.dispatching || self.hears_sent()
+    }
+
     /// How many tasks began here.
     pub fn processed(&self) -> u64 {
         self.processed.load(Ordering::Relaxed)
@@ -94,6 +122,44 @@ impl Events {
         if let Some((kind, fields)) = event::of_refused(refused) {
             self.send(kind, fields);
         }
+    }
+
+    /// A message was sent, to this queue if it is known.
+    pub fn sent(&self, outgoing: &Outgoing, queue: Option<&str>) {
+        if let Some(origin) = &self.origin
+            && let Some(fields) = event::of_sent(outgoing, queue)
+        {
+            let clock = self.clock.forward();
+            self.buffer.put(Event::new("task-sent", origin, clock, fields));
+        }
+    }
+
+    /// Whether somebody wants to know what is sent.
+    pub fn hears_sent(&self) -> bool {
+        self.origin.is_some()
+    }
+
+    /// Asks all workers who is to carry out an action (contract section 7.5).
+    pub fn call_election(&self, id: &Value, topic: &Value, action: &Value) {
+        self.elections().call(id);
+        let fields = [
+            ("id", id),
+            ("topic", topic),
+            ("action", action),
+            ("cver", &Value::from(1)),
+        ];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.clone()));
+        self.send("worker-elect", fields.into_iter().collect());
+    }
+
+    /// The elections that are under way.
+    pub fn elections(&self) -> MutexGuard<'_, Elections> {
+        self.elections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of this process in elections.
+    pub fn candidate(&self) -> String {
+        format!("{}.{}", self.hostname, std::process::id())
     }
 
     /// Sends an event of any kind with these fields of its own.

@@ -122,6 +122,13 @@ impl Active {
         u32::try_from(reserved.count()).unwrap_or(u32::MAX)
     }
 
+    /// How many run.
+    pub fn running(&self) -> usize {
+        let tasks = self.tasks();
+        let running = tasks.entries.values();
+        running.filter(|entry| entry.progress == Progress::Active).count()
+    }
+
     /// Whether a task of this id runs.
     pub fn runs(&self, id: &str) -> bool {
         let tasks = self.tasks();

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::errands::Ledger;
 use super::steps::StepError;
 use super::{Execution, Task};
-use crate::broker::{Receipt, send};
+use crate::broker::Receipt;
 use crate::canvas::{self, Context, Sender};
 use crate::document::{self, Scene};
 use crate::message::Request;
@@ -72,7 +72,7 @@ impl Execution {
         for effect in effects {
             let done = match effect {
                 Effect::Publish(outgoing) => {
-                    send(&*self.broker, outgoing, &self.options.publish_retry).await?;
+                    self.steps.send(outgoing, None).await?;
                     Ok(())
                 }
                 Effect::Follow(step) => {

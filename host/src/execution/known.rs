@@ -19,6 +19,9 @@ use crate::state_db;
 /// How many tasks with a lost acknowledgement are remembered, and for how long.
 const UNACKED: (usize, Duration) = (10_000, Duration::from_secs(10_800));
 
+/// The longest id that is taken over from another worker, bytes.
+const LONGEST_ID: usize = 1024;
+
 /// All of it, bounded.
 #[derive(Debug)]
 pub struct Known {
@@ -57,6 +60,21 @@ impl Known {
     /// Revokes a task, here or still to come.
     pub fn revoke(&self, id: &str) {
         lock(&self.revoked).ids.add(id, Instant::now());
+    }
+
+    /// Revokes what another worker has revoked: a list of ids, or a map whose keys are ids (contract section 7.5).
+    pub fn merge_revoked(&self, theirs: &Value) {
+        let mut revoked = lock(&self.revoked);
+        let mut add = |id: &str| {
+            if id.len() <= LONGEST_ID {
+                revoked.ids.add(id, Instant::now());
+            }
+        };
+        match theirs {
+            Value::Array(ids) => ids.iter().filter_map(Value::as_str).for_each(&mut add),
+            Value::Object(ids) => ids.keys().for_each(|id| add(id)),
+            _ => {}
+        }
     }
 
     /// Revokes every task with one of these stamps. False when too many stamps are revoked already.
@@ -161,6 +179,15 @@ mod tests {
             known.test_before_run(&stamped),
             Some((Revocation::Revoked, Some(stamp)))
         );
+    }
+
+    #[test]
+    fn what_another_worker_has_revoked_comes_as_a_list_or_as_a_map() {
+        let known = Known::new(&Options::default());
+        known.merge_revoked(&json!(["a", 1, null, "x".repeat(LONGEST_ID + 1)]));
+        known.merge_revoked(&json!({"b": 1.5, "c": [1.5, "c"]}));
+        known.merge_revoked(&json!("d"));
+        assert_eq!(known.revoked(), ["a", "b", "c"]);
     }
 
     #[test]

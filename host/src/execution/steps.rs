@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use crate::backend::{BackendError, ResultBackend};
 use crate::broker::{Broker, BrokerError, send};
 use crate::canvas::{Publication, Step};
+use crate::events::Events;
+use crate::message::Outgoing;
 use crate::policy::publish::RetryPolicy;
 use crate::queue::Queue;
 
@@ -37,16 +39,23 @@ pub struct Steps {
     backend: Option<Arc<dyn ResultBackend>>,
     retry: RetryPolicy,
     declared: Arc<Mutex<HashMap<String, Instant>>>,
+    events: Arc<Events>,
 }
 
 impl Steps {
-    /// Sends through `broker`, as often as `retry` says; keeps groups and chords in `backend`.
-    pub fn new(broker: Arc<dyn Broker>, backend: Option<Arc<dyn ResultBackend>>, retry: RetryPolicy) -> Self {
+    /// Sends through `broker`, as often as `retry` says; keeps groups and chords in `backend`; `events` tell of what was sent.
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        backend: Option<Arc<dyn ResultBackend>>,
+        retry: RetryPolicy,
+        events: Arc<Events>,
+    ) -> Self {
         Self {
             broker,
             backend,
             retry,
             declared: Arc::default(),
+            events,
         }
     }
 
@@ -63,10 +72,25 @@ impl Steps {
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), BrokerError> {
-        if let Some(queue) = publication.declare.filter(|queue| !self.is_declared(queue)) {
-            self.declare(&queue).await?;
+        if let Some(queue) = publication
+            .declare
+            .as_ref()
+            .filter(|queue| !self.is_declared(queue))
+        {
+            self.declare(queue).await?;
         }
-        send(&*self.broker, publication.outgoing, &self.retry).await
+        let queue = publication.declare.as_ref().map(|queue| queue.name.as_str());
+        self.send(publication.outgoing, queue).await
+    }
+
+    /// Sends a message, and tells of it; `queue` is where it is known to go.
+    pub(super) async fn send(&self, outgoing: Outgoing, queue: Option<&str>) -> Result<(), BrokerError> {
+        let told = self.events.hears_sent().then(|| outgoing.clone());
+        send(&*self.broker, outgoing, &self.retry).await?;
+        if let Some(outgoing) = told {
+            self.events.sent(&outgoing, queue);
+        }
+        Ok(())
     }
 
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError> {
