@@ -22,7 +22,7 @@ struct Fleet<'a> {
 
 impl<'a> Fleet<'a> {
     fn start(place: &'a Place) -> Self {
-        let theirs = Worker::python(
+        let theirs = Worker::python_in_full(
             place,
             &json!({}),
             &["-E", "-c", "1", "--prefetch-multiplier", "1", "-n", "theirs@test"],

@@ -7,7 +7,7 @@ mod server;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::broker::Presence;
@@ -18,7 +18,7 @@ use crate::metrics::{Metrics, Snapshot};
 pub use health::Health;
 
 /// The table `[metrics]` of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// The port; none: nothing listens and nothing is counted. 0: any that is free.

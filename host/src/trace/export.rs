@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry_http::{HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithHttpConfig};
 use rustls::{ClientConfig, RootCertStore};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -33,12 +33,13 @@ const ENDPOINTS: [&str; 2] = [
 ];
 
 /// The table `[traces]` of the configuration. Environment variables go before it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// The collector's address for traces, for example `http://localhost:4318/v1/traces`; none: off.
     pub endpoint: Option<String>,
     /// Headers of the requests, for example a token.
+    #[serde(skip_serializing)]
     pub headers: BTreeMap<String, String>,
 }
 

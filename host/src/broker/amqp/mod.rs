@@ -371,14 +371,6 @@ impl Broker for AmqpBroker {
         leave(connection, None, declared).await
     }
 
-    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
-        let connected = self.target.write.connect().await;
-        let connection = connected.map_err(StartError::into_error)?;
-        let declared = declare::exchange(&connection.channel, exchange).await;
-        let queue = Queue::bound("", exchange.clone(), "");
-        leave(connection, &queue, declared).await
-    }
-
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
         let connection = self.target.read.connect().await.map_err(StartError::into_error)?;
         let purged = declare::purge(&connection.channel, queue).await;
