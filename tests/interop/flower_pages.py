@@ -104,7 +104,7 @@ class Pages:
         def found():
             # Tables are made anew while one looks.
             with contextlib.suppress(StaleElementReferenceException):
-                for row in self.driver.find_elements(By.CSS_SELECTOR, f"#{table} tbody tr"):
+                for row in self.driver.find_elements(By.CSS_SELECTOR, f"#{table} tr"):
                     if all(text in row.text for text in texts):
                         rows.append(row)
             return rows
@@ -164,7 +164,7 @@ def events_come(pages):
 
 
 def tasks(pages):
-    added = app.send_task("arithmetic.add", [20, 22])
+    added = app.send_task("arithmetic.add", (20, 22))
     failed = app.send_task("probe.fail", ["boom in flower"])
     assert added.get(timeout=60) == 42
     expect.within(60, failed.ready)

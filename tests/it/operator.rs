@@ -107,8 +107,38 @@ fn asked(place: &Place) {
     let empty = fleet.same(&with_patience(&["inspect", "active"]));
     assert_eq!(empty.iter().filter(|line| line.contains("- empty -")).count(), 2);
 
+    // In a folder a worker of Celery's answers nobody while it has all the messages that it may have.
+    if !place.broker_url().starts_with("filesystem") {
+        busy(&fleet);
+    }
+    for (words, said) in [
+        (
+            &["control", "rate_limit", "arithmetic.add", "10/m"][..],
+            "new rate limit set successfully",
+        ),
+        (&["control", "rate_limit", "nobody.has", "10/m"], "unknown task"),
+        (
+            &["control", "time_limit", "arithmetic.add", "30", "60"],
+            "time limits set successfully",
+        ),
+        (&["control", "add_consumer", "another"], "add consumer another"),
+        (
+            &["control", "cancel_consumer", "another"],
+            "no longer consuming from another",
+        ),
+        (&["control", "pool_grow", "1"], "pool will grow"),
+    ] {
+        let lines = fleet.same(&with_patience(words));
+        let said = format!("        {said}");
+        assert_eq!(lines.iter().filter(|line| **line == said).count(), 2, "{lines:?}");
+    }
+}
+
+/// What runs, and what is done about it.
+fn busy(fleet: &Fleet<'_>) {
+    let with_patience = |words: &[&'static str]| [words, &PATIENCE].concat();
     // One slot each, and each takes at most one more.
-    let ids = send(place, "probe.sleep", 6, &json!([600]), &json!({}));
+    let ids = send(fleet.place, "probe.sleep", 6, &json!([600]), &json!({}));
     celerybox_tests::eventually("both run one", || {
         let (_, out, _) = output(&mut fleet.celerybox(&with_patience(&["inspect", "active", "-j"])));
         let active: Value = serde_json::from_str(&out).unwrap_or_default();
@@ -141,27 +171,6 @@ fn asked(place: &Place) {
     let (code, out, error) = output(&mut fleet.celerybox(&words));
     assert_eq!(code, 0, "{error}");
     assert_eq!(out, format!("->  ours@test: OK\n        terminate: {own}\n"));
-    for (words, said) in [
-        (
-            &["control", "rate_limit", "arithmetic.add", "10/m"][..],
-            "new rate limit set successfully",
-        ),
-        (&["control", "rate_limit", "nobody.has", "10/m"], "unknown task"),
-        (
-            &["control", "time_limit", "arithmetic.add", "30", "60"],
-            "time limits set successfully",
-        ),
-        (&["control", "add_consumer", "another"], "add consumer another"),
-        (
-            &["control", "cancel_consumer", "another"],
-            "no longer consuming from another",
-        ),
-        (&["control", "pool_grow", "1"], "pool will grow"),
-    ] {
-        let lines = fleet.same(&with_patience(words));
-        let said = format!("        {said}");
-        assert_eq!(lines.iter().filter(|line| **line == said).count(), 2, "{lines:?}");
-    }
 }
 
 #[test]
