@@ -193,6 +193,41 @@ fn failures_and_retries_are_told() {
     assert!(worker.wait(Duration::from_secs(60)).success());
 }
 
+/// A task sends others in two ways; what it replaces itself with is a third.
+#[test]
+fn what_a_task_sends_is_its_child() {
+    let place = Place::redis();
+    let collector = Collector::start();
+    let endpoint = format!("http://{}/v1/traces", collector.address);
+    let grants = json!({"sender": {"send_to": {"queues": ["celery"], "tasks": ["arithmetic.*"]}}});
+    let worker = worker(
+        &place,
+        &json!({"traces": {"endpoint": endpoint}, "component": grants}),
+        |_| {},
+    );
+    let signature = json!({"task": "arithmetic.add", "args": [1, 2]}).to_string();
+    let headers = json!({"task": "arithmetic.add", "id": "raw-1"}).to_string();
+    let body = "[[1, 2], {}, null]";
+    for (task, args) in [
+        ("sender.apply", json!([signature])),
+        (
+            "sender.publish",
+            json!(["", "celery", headers, body, "application/json"]),
+        ),
+        ("sender.replace", json!([signature, "replaced"])),
+    ] {
+        send(&place, task, 1, &args, &json!({"headers": instrumented()}));
+    }
+    eventually("all are done", || worker.count_lines("Task arithmetic.add") == 6);
+    let found = spans(&collector, 6);
+    for sender in found.iter().filter(|span| span.name.starts_with("run/sender.")) {
+        assert_eq!((sender.trace.as_str(), sender.parent.as_str()), (TRACE, CLIENT));
+        let children = found.iter().filter(|span| span.parent == sender.id);
+        let names: Vec<&str> = children.map(|span| span.name.as_str()).collect();
+        assert_eq!(names, ["run/arithmetic.add"], "{}", sender.name);
+    }
+}
+
 /// What the client does not sample is not sent, and neither is anything with the sampler that says so.
 #[test]
 fn what_is_not_sampled_is_not_sent() {
@@ -220,6 +255,21 @@ fn what_is_not_sampled_is_not_sent() {
     assert!(worker.wait(Duration::from_secs(60)).success());
     let names: Vec<String> = collector.spans().into_iter().map(|span| span.name).collect();
     assert_eq!(names, ["run/arithmetic.mul"]);
+
+    let mut worker = self::worker(&place, &settings, |command| {
+        command.env("OTEL_TRACES_SAMPLER", "always_off");
+    });
+    send(
+        &place,
+        "arithmetic.mul",
+        1,
+        &json!([1, 1]),
+        &json!({"headers": instrumented()}),
+    );
+    eventually("it is done", || worker.count_lines("succeeded") == 1);
+    worker.signal(Signal::TERM);
+    assert!(worker.wait(Duration::from_secs(60)).success());
+    assert_eq!(collector.spans().len(), 1);
 }
 
 /// A collector that is away, or never answers, disturbs neither tasks nor the end of the worker.
