@@ -41,6 +41,13 @@ impl Worker {
 
     /// `celerybox worker` with the place, the settings and the tasks, for a test that adds to it.
     pub fn command(place: &Place, settings: &Value) -> Command {
+        let mut command = Worker::bare(place, settings);
+        command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests());
+        command
+    }
+
+    /// The same without tasks.
+    pub fn bare(place: &Place, settings: &Value) -> Command {
         static FILES: AtomicU32 = AtomicU32::new(0);
         let number = FILES.fetch_add(1, Ordering::Relaxed);
         let file = place.folder().join(format!("settings-{number}.toml"));
@@ -48,10 +55,6 @@ impl Worker {
         let mut command = Command::new(celerybox());
         command
             .arg("worker")
-            .arg("--tasks")
-            .arg(tasks())
-            .arg("--tasks")
-            .arg(guests())
             .arg("--config")
             .arg(file)
             .args(place.arguments())

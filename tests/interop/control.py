@@ -123,6 +123,36 @@ def command_line():
         assert ran.returncode == 0 and text in ran.stdout and NODE in ran.stdout, (words, ran)
 
 
+def groups():
+    """Only `inspect` and `tune` are obeyed, and there are at most three slots."""
+    for command, arguments in [("revoke", {"task_id": "x"}), ("terminate", {"task_id": "x", "signal": "KILL"})]:
+        (answer,) = app.control.broadcast(command, arguments, reply=True, **ONE)
+        assert answer[NODE]["error"].startswith("PermissionError("), answer
+        assert "control_groups" in answer[NODE]["error"] and "'revoke'" in answer[NODE]["error"], answer
+    app.control.shutdown(destination=[NODE])
+    # Who may not revoke does not do so as a neighbour either.
+    app.control.broadcast("hello", {"from_node": "w2@test", "revoked": ["x"]}, reply=True, **ONE)
+    assert inspect.revoked() == {NODE: []}
+    (answer,) = app.control.pool_grow(2, reply=True, **ONE)
+    assert answer == {NODE: {"ok": "pool will grow"}}, answer
+    (answer,) = app.control.pool_grow(1, reply=True, **ONE)
+    assert "3 slots and can have at most 3" in answer[NODE]["error"], answer
+    assert "worker_max_concurrency" in answer[NODE]["error"], answer
+    assert inspect.stats()[NODE]["pool"]["max-concurrency"] == 3
+
+
+def runs():
+    expect.within(60, lambda: len(inspect.active()[NODE]) == 1)
+
+
+def restarts_with(task):
+    assert len(inspect.active()[NODE]) <= 1
+    answer = app.control.pool_restart(reply=True, **ONE)
+    assert answer == [{NODE: {"ok": "reload started"}}], answer
+    expect.within(60, lambda: task in inspect.registered()[NODE] and "probe.echo" not in inspect.registered()[NODE])
+    assert app.send_task(task, [2, 3]).get(timeout=60) == 5
+
+
 def silence():
     assert app.control.inspect(timeout=2).ping() is None
 
@@ -132,5 +162,8 @@ def shutdown():
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "restarts_with":
+        restarts_with(sys.argv[2])
+        sys.exit()
     for name in sys.argv[1:]:
         globals()[name]()

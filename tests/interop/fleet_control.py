@@ -129,26 +129,24 @@ def limits():
     assert any("probe.echo [rate_limit=100/m]" in line for line in ask("registered")[OURS])
     compare("rate off", "rate_limit", task_name="probe.echo", rate_limit=0)
     compare("time limits", "time_limit", task_name="probe.sleep", soft=None, hard=1.0)
-    for queue in ["ours", "theirs"]:
-        slow = app.send_task("probe.sleep", [600], queue=queue)
-        expect.within(60, lambda: slow.state == "FAILURE")
-        assert type(slow.result).__name__ == "TimeLimitExceeded", slow.result
+    slow = app.send_task("probe.sleep", [600], queue="ours")
+    expect.within(60, lambda: stored(slow.id) == "FAILURE")
+    assert type(slow.result).__name__ == "TimeLimitExceeded", slow.result
     compare("no time limits", "time_limit", task_name="probe.sleep", soft=None, hard=None)
 
 
 def pool():
-    def slots():
-        return {node: answer["pool"]["max-concurrency"] for node, answer in ask("stats").items()}
+    def size():
+        """Of ours; Celery's `max-concurrency` stays what it was."""
+        stats = ask("stats", to=[OURS])[OURS]
+        return stats["pool"]["max-concurrency"], stats["prefetch_count"]
 
-    def prefetch():
-        return {node: answer["prefetch_count"] for node, answer in ask("stats").items()}
-
-    before, held = slots(), prefetch()
+    slots, held = size()
     compare("grow", "pool_grow", n=2)
-    expect.within(60, lambda: slots() == {node: count + 2 for node, count in before.items()})
-    expect.within(60, lambda: prefetch()[OURS] == held[OURS] + 8)
-    compare("shrink", "pool_shrink", n=2)
-    expect.within(60, lambda: slots()[OURS] == before[OURS] and prefetch()[OURS] == held[OURS])
+    assert size() == (slots + 2, held + 8), size()
+    # Celery cannot shrink what it is still starting.
+    assert ask("pool_shrink", to=[OURS], n=2) == {OURS: {"ok": "pool will shrink"}}
+    assert size() == (slots, held), size()
 
 
 def queues():
@@ -237,7 +235,8 @@ def busy():
 def main(cases):
     with open(cases) as file:
         allowed = json.load(file)
-    for part in [looking, mistakes, limits, pool, queues, events, revoking, busy]:
+    # Celery's pool takes more tasks than it has processes once it was shrunk: busy comes before that.
+    for part in [looking, mistakes, busy, limits, queues, events, revoking, pool]:
         part()
     app.control.broadcast("election", {"id": "e1", "topic": "t", "action": None}, destination=BOTH)
     assert ask("ping") == {OURS: {"ok": "pong"}, THEIRS: {"ok": "pong"}}

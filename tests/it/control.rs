@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use celerybox_tests::{Place, Worker, python, root, send};
+use celerybox_tests::{Place, Worker, eventually, guests, python, root, send, tasks};
 use serde_json::json;
 
 fn answers(place: &Place) {
@@ -61,4 +61,39 @@ fn redis_like_python() {
 #[test]
 fn amqp_like_python() {
     like_python(&Place::amqp());
+}
+
+/// Who may only look and tune neither revokes nor stops, and the pool has a bound.
+#[test]
+fn only_the_groups_of_the_settings_are_obeyed() {
+    let place = Place::redis();
+    let settings = json!({"control_groups": ["inspect", "tune"], "worker_max_concurrency": 3});
+    let mut worker = Worker::command_started(&place, &settings, &["-c", "1", "-n", "w1@test"]);
+    python(&place, "control.py", &["groups"]);
+    assert!(worker.runs());
+}
+
+/// `pool_restart`: the components are read again; what runs goes on, and one that is broken now stays as it was.
+#[test]
+fn components_are_loaded_again() {
+    let place = Place::redis();
+    let folder = place.folder().join("components");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("changing.wasm");
+    std::fs::copy(guests().join("probe.wasm"), &file).unwrap();
+    let settings = json!({"worker_pool_restarts": true, "tasks": [folder]});
+    let mut command = Worker::bare(&place, &settings);
+    let _worker = Worker::run("celerybox worker", command.args(["-c", "2", "-n", "w1@test"]));
+    let [long] = &send(&place, "probe.sleep", 1, &json!([8]), &json!({}))[..] else {
+        panic!("one was sent")
+    };
+    python(&place, "control.py", &["runs"]);
+    std::fs::copy(tasks().join("arithmetic.wasm"), &file).unwrap();
+    python(&place, "control.py", &["restarts_with", "arithmetic.add"]);
+    std::fs::write(&file, "broken").unwrap();
+    python(&place, "control.py", &["restarts_with", "arithmetic.add"]);
+    let document = || place.results().stored(std::slice::from_ref(long)).pop();
+    eventually("what ran has ended well", || {
+        document().is_some_and(|document| document["status"] == "SUCCESS")
+    });
 }

@@ -1,18 +1,26 @@
 //! From settings to the mailbox, and what `conf`, `report` and `stats` show of them.
 
-use std::sync::LazyLock;
 use std::time::Instant;
 
-use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::{OneOrMany, Settings};
 use crate::control::{About, Options};
 use crate::masked::masked;
 
-/// Names of settings, or of their parts, whose values nobody sees (Celery's list).
-static SECRET: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new("(?i)API|TOKEN|KEY|SECRET|PASS|PROFANITIES_LIST|SIGNATURE|DATABASE").ok());
+/// What is in the names of settings, or of their parts, whose values nobody sees: Celery's list, and headers of
+/// requests, which hold tokens.
+const SECRET: [&str; 9] = [
+    "HEADERS",
+    "API",
+    "TOKEN",
+    "KEY",
+    "SECRET",
+    "PASS",
+    "PROFANITIES_LIST",
+    "SIGNATURE",
+    "DATABASE",
+];
 const HIDDEN: &str = "********";
 
 /// What Celery's clients expect to find in `conf` even when it is as by default.
@@ -133,7 +141,8 @@ fn hide(value: &mut Value) {
         Value::Array(values) => values.iter_mut().for_each(hide),
         Value::Object(map) => {
             for (name, value) in map {
-                let is_secret = SECRET.as_ref().is_none_or(|secret| secret.is_match(name));
+                let upper = name.to_ascii_uppercase();
+                let is_secret = SECRET.iter().any(|secret| upper.contains(secret));
                 match is_secret && !value.is_null() {
                     true => *value = HIDDEN.into(),
                     false => hide(value),
@@ -154,7 +163,8 @@ mod tests {
             "broker_url = ['redis://:secret@h', 'redis://u:secret@i']\n\
              result_backend = 'redis://:secret@h/1?password=secret'\nsecurity_key_password = 'secret'\n\
              broker_transport_options = { sentinel_kwargs = { password = 'secret' } }\n\
-             [component.a.environment]\nWHATEVER = 'secret'",
+             [component.a.environment]\nWHATEVER = 'secret'\n\
+             [traces.headers]\nX-Own = 'secret'",
         )
         .unwrap();
         let about = settings.about();

@@ -10,8 +10,10 @@ mod rates;
 mod revoked;
 mod settings;
 mod stopping;
+mod terminated;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -37,6 +39,8 @@ struct Remembering {
     published: Mutex<Vec<Outgoing>>,
     prefetch: Mutex<Vec<u32>>,
     refuses: AtomicBool,
+    /// Publishing never ends.
+    hangs: AtomicBool,
     deliveries: Mutex<Option<mpsc::Receiver<Delivery>>>,
 }
 
@@ -68,6 +72,9 @@ impl Broker for Remembering {
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         if self.refuses.load(Ordering::Relaxed) {
             return Err(BrokerError::Refused("nobody may send".into()));
         }
@@ -172,8 +179,17 @@ impl Lab {
             own: Vec::new(),
         };
         let sandbox = Sandbox::new(Limits::default(), 8, None).expect("a sandbox");
-        let sandbox = sandbox.granting(granting);
-        let registry = load_all(&sandbox, &[guests().join("probe.wasm")], false).await;
+        Lab::of(
+            options,
+            &sandbox.granting(granting),
+            &[guests().join("probe.wasm")],
+        )
+        .await
+    }
+
+    /// With these components.
+    async fn of(options: Options, sandbox: &Sandbox, files: &[PathBuf]) -> Lab {
+        let registry = load_all(sandbox, files, false).await;
         assert!(registry.broken().is_empty(), "{:?}", registry.broken());
         let (broker, memory) = (Arc::<Remembering>::default(), Arc::<Memory>::default());
         let worker = Execution::new(

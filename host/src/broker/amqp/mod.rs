@@ -334,7 +334,10 @@ impl Broker for AmqpBroker {
             .as_ref()
             .map(|consumed| consumed.change(queues));
         match changed {
-            Some(changed) => Ok(changed.await),
+            Some(changed) => {
+                changed.await;
+                Ok(())
+            }
             None => Err(BrokerError::Config("not consuming".into())),
         }
     }

@@ -172,7 +172,10 @@ impl Consumer {
             Command::Queues { queues, done } => {
                 let changed = match self.bind(&queues) {
                     _ if self.deliveries.is_none() => Err(BrokerError::Config("not consuming".into())),
-                    Ok(()) => Ok(self.change(queues)),
+                    Ok(()) => {
+                        self.change(queues);
+                        Ok(())
+                    }
                     Err(error) => Err(BrokerError::Connection(format!(
                         "{}: {error}",
                         self.options.control_folder.display()

@@ -254,7 +254,10 @@ impl Broker for RedisBroker {
             .as_ref()
             .map(|consumption| consumption.queues.change(queues));
         match changed {
-            Some(changed) => Ok(changed.await),
+            Some(changed) => {
+                changed.await;
+                Ok(())
+            }
             None => Err(BrokerError::Config("not consuming".into())),
         }
     }
