@@ -1,3 +1,4 @@
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -39,28 +40,53 @@ impl Worker {
         Worker::run("celerybox worker", &mut command)
     }
 
-    /// `celerybox worker` with the place, the settings and the tasks, for a test that adds to it.
+    /// `celerybox worker` with the place, the settings and the tasks, for a test that adds to it. It does not greet its
+    /// neighbours, which takes a second.
     pub fn command(place: &Place, settings: &Value) -> Command {
-        let mut command = Worker::bare(place, settings);
-        command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests());
+        let mut command = Worker::sociable_command(place, settings);
+        command.arg("--without-mingle");
         command
     }
 
     /// The same without tasks.
     pub fn bare(place: &Place, settings: &Value) -> Command {
-        static FILES: AtomicU32 = AtomicU32::new(0);
-        let number = FILES.fetch_add(1, Ordering::Relaxed);
-        let file = place.folder().join(format!("settings-{number}.toml"));
-        std::fs::write(&file, toml(settings)).expect("the folder is writable");
+        let mut command = Worker::bare_command(&settings_file(place, settings), place);
+        command.args(place.arguments()).arg("--without-mingle");
+        command
+    }
+
+    /// The same with tasks and another way to the broker, which is a server.
+    pub fn command_through(place: &Place, broker: &str, settings: &Value) -> Command {
+        let mut command = Worker::with_tasks(place, settings);
+        command.args([
+            "--without-mingle",
+            "--broker",
+            broker,
+            "--result-backend",
+            &place.backend_url(),
+        ]);
+        command
+    }
+
+    fn sociable_command(place: &Place, settings: &Value) -> Command {
+        let mut command = Worker::with_tasks(place, settings);
+        command.args(place.arguments());
+        command
+    }
+
+    fn with_tasks(place: &Place, settings: &Value) -> Command {
+        let mut command = Worker::bare_command(&settings_file(place, settings), place);
+        command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests());
+        command
+    }
+
+    fn bare_command(file: &Path, place: &Place) -> Command {
         let mut command = Command::new(celerybox());
         command
             .arg("worker")
             .arg("--config")
             .arg(file)
-            .args(place.arguments())
             .args(["-l", "info"])
-            // Greeting neighbours takes a second.
-            .arg("--without-mingle")
             .env_remove("CELERY_BROKER_URL")
             .env_remove("CELERY_RESULT_BACKEND")
             .current_dir(place.folder())
@@ -90,6 +116,13 @@ impl Worker {
             .args(["-m", "celery", "-A", "proj", "worker", "-l", "INFO"])
             .args(arguments);
         Worker::run("celery worker", &mut command)
+    }
+
+    /// Starts `celerybox worker` so that it greets its neighbours.
+    pub fn sociable(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
+        let mut command = Worker::sociable_command(place, settings);
+        command.args(arguments);
+        Worker::run("celerybox worker", &mut command)
     }
 
     /// Starts `command` and waits until it says that it is ready.
@@ -149,6 +182,15 @@ impl Worker {
     pub fn peak_memory(&self) -> u64 {
         self.process.peak_memory()
     }
+}
+
+/// Writes the settings into a file of the place.
+fn settings_file(place: &Place, settings: &Value) -> PathBuf {
+    static FILES: AtomicU32 = AtomicU32::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let file = place.folder().join(format!("settings-{number}.toml"));
+    std::fs::write(&file, toml(settings)).expect("the folder is writable");
+    file
 }
 
 /// The settings as TOML: one line for each, objects as inline tables. Strings and numbers are written alike in both.

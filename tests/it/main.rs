@@ -12,6 +12,7 @@ mod compliance;
 mod conformance;
 mod content;
 mod control;
+mod events;
 mod execution;
 mod filesystem;
 mod fleet;

@@ -256,7 +256,6 @@ fn a_detached_worker_logs_to_its_file_and_holds_its_pid_file() {
         "--pool",
         "--max-tasks-per-child",
         "--max-memory-per-child",
-        "--task-events",
         "--beat",
         "--include",
     ] {

@@ -396,6 +396,44 @@ mod tests {
     }
 
     #[test]
+    fn events_go_where_celerys_go() {
+        let exchange = |text: &str| event_exchange(&toml::from_str(text).unwrap()).unwrap();
+        for (url, kind, neighbours) in [
+            ("redis://h", ExchangeKind::Fanout, true),
+            ("amqp://h", ExchangeKind::Topic, true),
+            ("filesystem://", ExchangeKind::Topic, false),
+        ] {
+            let text = format!("broker_url = '{url}'\nevent_exchange = 'mine'");
+            let found = exchange(&text);
+            assert_eq!(
+                (found.kind, found.name.as_str(), found.durable),
+                (kind, "mine", true)
+            );
+            let settings = toml::from_str(&text).unwrap();
+            assert_eq!(has_neighbours(&settings).unwrap(), neighbours, "{url}");
+        }
+        let found = exchange("");
+        assert_eq!(
+            (found.kind, found.name.as_str()),
+            (ExchangeKind::Topic, "celeryev")
+        );
+        let queue = event_queue(&Settings::default(), found.clone(), 2.0);
+        assert!(
+            queue.name.starts_with("celeryev.") && queue.name.len() == 45,
+            "{}",
+            queue.name
+        );
+        assert!(queue.exclusive && queue.auto_delete && !queue.durable);
+        let arguments = serde_json::json!({"x-expires": 60_000, "x-message-ttl": 2000});
+        assert_eq!(serde_json::Value::Object(queue.arguments()), arguments);
+        let own = "event_queue_prefix = 'p'\nevent_queue_exclusive = false\nevent_queue_durable = true\n\
+             event_queue_expires = 7.0";
+        let queue = event_queue(&toml::from_str(own).unwrap(), found, 2.0);
+        assert!(queue.name.starts_with("p.") && queue.durable && !queue.exclusive && !queue.auto_delete);
+        assert_eq!(queue.arguments()["x-expires"], 7000);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_named_with_the_nearest() {
         for (text, part) in [
             ("broker_url = 'kafka://h'", "unknown scheme \"kafka\""),

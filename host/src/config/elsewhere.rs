@@ -63,6 +63,10 @@ pub const ELSEWHERE: &[(&str, Reason)] = &[
     ("cosmosdbsql_*", BACKEND),
     ("elasticsearch_*", BACKEND),
     ("database_*", BACKEND),
+    (
+        "event_queue_ttl",
+        NotApplicable("what a worker hears of its neighbours goes after one heartbeat, as in Celery"),
+    ),
     ("redis_db", IN_URL),
     ("redis_host", IN_URL),
     ("redis_port", IN_URL),

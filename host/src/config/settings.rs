@@ -245,8 +245,6 @@ settings! {
     event_queue_prefix: String = "celeryev".into();
     /// Seconds after which that queue goes when it is not used.
     event_queue_expires: Option<f64> = Some(60.0);
-    /// Seconds after which its messages go; those of workers go after one heartbeat.
-    event_queue_ttl: Option<f64> = Some(5.0);
     /// That queue belongs to its connection.
     event_queue_exclusive: bool = true;
     /// That queue survives a restart of the broker.

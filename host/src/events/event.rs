@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::happening::{About, Happening, Refused, Settled};
 use crate::message::request::format_time;
-use crate::message::{JsonMap, Outgoing, Route, repr};
+use crate::message::{JsonMap, Outgoing, Route, repr, saferepr};
 use crate::outcome::{Failure, Outcome, Revocation};
 
 /// An event, ready to be sent.
@@ -65,9 +65,14 @@ pub(super) fn of(about: &About<'_>, happening: Happening<'_>) -> Vec<(&'static s
             settled,
         } => {
             let runtime = runtime.map(|runtime| runtime.as_secs_f64());
-            let mut events: Vec<_> = ended(uuid, outcome, runtime, settled).into_iter().collect();
-            events.extend(settled.rejected.map(|requeue| rejected(uuid, requeue)));
-            events
+            let ended = ended(uuid, outcome, runtime, settled);
+            let rejected = settled.rejected.map(|requeue| rejected(uuid, requeue));
+            // Celery settles the message of a task that failed before it tells of the failure.
+            let pair = match outcome {
+                Outcome::Failure(_) | Outcome::WorkerLost(_) => [rejected, ended],
+                _ => [ended, rejected],
+            };
+            pair.into_iter().flatten().collect()
         }
         Happening::PutBack => vec![rejected(uuid, true)],
         Happening::Received
@@ -150,8 +155,7 @@ fn ended(
     };
     match outcome {
         Outcome::Success(value) => {
-            let shown = serde_json::from_str(value).map(|value: Value| repr::value(&value));
-            let fields = json!({"uuid": uuid, "result": shown.unwrap_or_default(), "runtime": runtime});
+            let fields = json!({"uuid": uuid, "result": saferepr::of_json(value), "runtime": runtime});
             Some(event("task-succeeded", fields))
         }
         Outcome::Failure(failure) => failed("task-failed", failure),
@@ -218,16 +222,19 @@ fn seconds(time: Timestamp) -> f64 {
 /// Hours west of UTC: monitors shift times by the difference to their own.
 fn utcoffset(now: Timestamp) -> f64 {
     static ZONE: OnceLock<TimeZone> = OnceLock::new();
-    let offset = ZONE.get_or_init(zone).to_offset(now);
-    // Not -0.0 in UTC.
-    f64::from(-offset.seconds()) / 3600.0
+    let zone = ZONE.get_or_init(|| zone(std::env::var("TZ").ok().as_deref()));
+    west(zone, now)
 }
 
-/// This machine's time zone, as libc finds it: `TZ`, or `/etc/localtime`.
-fn zone() -> TimeZone {
-    let file = match std::env::var("TZ") {
-        Err(_) => "/etc/localtime".into(),
-        Ok(name) => {
+fn west(zone: &TimeZone, now: Timestamp) -> f64 {
+    f64::from(-zone.to_offset(now).seconds()) / 3600.0
+}
+
+/// This machine's time zone, as libc finds it: what `TZ` says, or `/etc/localtime`.
+fn zone(name: Option<&str>) -> TimeZone {
+    let file = match name {
+        None => "/etc/localtime".into(),
+        Some(name) => {
             let name = name.trim_start_matches(':');
             if let Ok(zone) = TimeZone::posix(name) {
                 return zone;
@@ -238,4 +245,193 @@ fn zone() -> TimeZone {
     let read = std::fs::read(file).ok();
     let zone = read.and_then(|data| TimeZone::tzif("local", &data).ok());
     zone.unwrap_or(TimeZone::UTC)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::message::Message;
+    use crate::message::request::Identity;
+    use crate::message::request::fixture::request;
+    use crate::outcome::Retry;
+    use crate::task::Definition;
+
+    /// The events that a real worker sent, by the name of their file.
+    fn samples(kind: &str) -> Vec<JsonMap> {
+        let file = format!(
+            "{}/../tests/cases/wire/event-{kind}.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let text = std::fs::read_to_string(file).unwrap();
+        let sample: Value = serde_json::from_str(&text).unwrap();
+        let samples = sample["samples"].as_array().unwrap().iter();
+        let bodies = samples.flat_map(|sample| match &sample["body_json"] {
+            Value::Array(events) => events.clone(),
+            event => vec![event.clone()],
+        });
+        bodies.map(|event| event.as_object().unwrap().clone()).collect()
+    }
+
+    fn told(happening: Happening<'_>) -> Vec<JsonMap> {
+        let (request, definition) = (request(json!({})), Definition::default());
+        let about = About {
+            request: &request,
+            definition: &definition,
+            queue: "celery",
+            received: Instant::now(),
+        };
+        let events = of(&about, happening).into_iter();
+        events.map(|(kind, fields)| whole(kind, fields)).collect()
+    }
+
+    fn whole(kind: &'static str, fields: JsonMap) -> JsonMap {
+        let event = Event::new(kind, &"w1@h".into(), 7, fields);
+        serde_json::from_str(&event.json).unwrap()
+    }
+
+    fn ended(outcome: &Outcome, rejected: Option<bool>) -> Vec<JsonMap> {
+        told(Happening::Ended {
+            outcome,
+            runtime: Some(Duration::from_millis(1500)),
+            settled: Settled {
+                rejected,
+                retried: false,
+            },
+        })
+    }
+
+    fn fields(event: &JsonMap) -> BTreeSet<&String> {
+        event.keys().collect()
+    }
+
+    #[test]
+    fn every_event_of_a_task_has_celerys_fields() {
+        let failure = Failure {
+            exc_args: vec![json!("boom"), json!(42)],
+            ..Failure::new("builtins", "ValueError", "")
+        };
+        let reject = Outcome::Reject {
+            reason: Some("no thanks".into()),
+            requeue: false,
+        };
+        let retry = Outcome::Retry(Box::new(Retry {
+            exc: Some(failure.clone()),
+            ..Retry::default()
+        }));
+        let started = Happening::Started { at: Timestamp::now() };
+        let publication = Outgoing {
+            route: Route::to_queue("celery"),
+            message: Message {
+                headers: request(json!({})).message.headers,
+                ..Message::default()
+            },
+        };
+        let sent = whole("task-sent", of_sent(&publication, None).unwrap());
+        assert_eq!(
+            (&sent["queue"], &sent["args"]),
+            (&json!("celery"), &json!("(7,)"))
+        );
+        for (kind, events) in [
+            ("task-received", told(Happening::Accepted)),
+            ("task-started", told(started)),
+            ("task-succeeded", ended(&Outcome::Success("5".into()), None)),
+            ("task-failed", ended(&Outcome::Failure(failure.clone()), None)),
+            ("task-retried", ended(&retry, None)),
+            ("task-rejected", ended(&reject, Some(false))),
+            (
+                "task-revoked",
+                ended(&Outcome::Revoked(Revocation::Expired), None),
+            ),
+            ("task-sent", vec![sent]),
+        ] {
+            let samples = samples(kind);
+            assert!(!events.is_empty(), "{kind}");
+            for (event, sample) in events.iter().zip(&samples) {
+                assert_eq!(event["type"], sample["type"]);
+                assert_eq!(fields(event), fields(sample), "{kind}");
+                for name in ["exception", "requeue", "terminated", "signum", "expired"] {
+                    if kind != "task-retried" {
+                        assert_eq!(event.get(name), sample.get(name), "{kind} {name}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_the_message_is_told_in_celerys_order() {
+        let failure = Failure::new("builtins", "ValueError", "boom");
+        let types = |events: Vec<JsonMap>| -> Vec<String> {
+            let types = events.iter().map(|event| event["type"].as_str().unwrap());
+            types
+                .map(|kind| kind.trim_start_matches("task-").to_owned())
+                .collect()
+        };
+        let lost = Outcome::WorkerLost("x".into());
+        let reject = |requeue| Outcome::Reject {
+            reason: None,
+            requeue,
+        };
+        for (outcome, rejected, expected) in [
+            (
+                Outcome::Failure(failure.clone()),
+                Some(false),
+                vec!["rejected", "failed"],
+            ),
+            (Outcome::TimeLimit(1.0), Some(true), vec!["failed", "rejected"]),
+            (reject(false), Some(false), vec!["failed", "rejected"]),
+            (reject(false), None, vec!["failed"]),
+            (reject(true), Some(true), vec!["rejected"]),
+            (lost.clone(), Some(true), vec!["rejected"]),
+            (lost, None, vec!["failed"]),
+            (Outcome::Refused(failure), Some(false), vec!["rejected"]),
+            (Outcome::Cancelled, None, vec!["cancelled"]),
+            (Outcome::Ignore, None, vec![]),
+            (Outcome::Duplicate, None, vec![]),
+        ] {
+            assert_eq!(types(ended(&outcome, rejected)), expected, "{outcome:?}");
+        }
+        assert_eq!(types(told(Happening::PutBack)), ["rejected"]);
+        assert!(told(Happening::Received).is_empty() && told(Happening::Forgotten).is_empty());
+    }
+
+    #[test]
+    fn an_unknown_task_has_failed() {
+        let identity = Identity {
+            id: "i1".into(),
+            task: "no.such.task".into(),
+        };
+        let (kind, fields) = of_refused(Refused::Unregistered(&identity)).unwrap();
+        assert_eq!(
+            (kind, &fields["exception"]),
+            ("task-failed", &json!("NotRegistered('no.such.task')"))
+        );
+        let sample = samples("task-failed").remove(1);
+        assert_eq!(
+            whole(kind, fields).keys().collect::<BTreeSet<_>>(),
+            sample.keys().collect()
+        );
+    }
+
+    #[test]
+    fn a_result_is_cut_as_celery_cuts_it_and_times_are_those_of_this_place() {
+        let long = format!("{:?}", "x".repeat(2000));
+        let event = ended(&Outcome::Success(long.into()), None).remove(0);
+        let shown = event["result"].as_str().unwrap();
+        assert!(shown.len() == 1029 && shown.ends_with("x...'"), "{}", shown.len());
+        assert_eq!((&event["runtime"], &event["clock"]), (&json!(1.5), &json!(7)));
+        let now = Timestamp::now();
+        for (name, hours) in [
+            ("XXX-2", -2.0),
+            ("XXX5:30", 5.5),
+            ("UTC0", 0.0),
+            ("no such zone", 0.0),
+        ] {
+            assert_eq!(west(&zone(Some(name)), now), hours, "{name}");
+        }
+        assert!(west(&zone(Some("UTC0")), now).is_sign_positive());
+    }
 }

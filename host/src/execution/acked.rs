@@ -5,6 +5,11 @@
 //! before the run would cost a slot a round trip. A guest reaches nobody but through the worker, so its run may begin at
 //! once, and everything that leaves it waits here. Only the run of a component that is granted more (network, files to
 //! write) begins afterwards.
+//!
+//! Of such a run monitors hear `task-started` as soon as the acknowledgement has arrived, or together with its end when
+//! that comes first: both are still in Celery's order, and the event carries the time at which the run began. A run whose
+//! acknowledgement never arrives did not happen: nobody hears that it started, and the message that comes again is
+//! received and started once more. Telling at once would let a monitor see a run that no result ever follows.
 
 use std::time::Duration;
 

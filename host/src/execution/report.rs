@@ -3,7 +3,7 @@
 use tracing::{error, info, warn};
 
 use crate::happening::{About, Happening, Refused};
-use crate::message::{Request, Unusable, repr};
+use crate::message::{Request, Unusable, repr, saferepr};
 use crate::outcome::Outcome;
 use crate::sandbox::Run;
 
@@ -76,9 +76,7 @@ fn ran(request: &Request, run: &Run) {
     match &run.outcome {
         Outcome::Success(value) => {
             if tracing::enabled!(tracing::Level::INFO) {
-                let shown = serde_json::from_str(value)
-                    .map(|value| repr::value(&value))
-                    .unwrap_or_default();
+                let shown = saferepr::of_json(value);
                 info!(
                     task_name = name,
                     task_id = id,

@@ -10,6 +10,7 @@ mod raw;
 pub mod repr;
 pub mod request;
 pub mod retry;
+pub mod saferepr;
 
 use serde_json::{Map, Value};
 

@@ -1,0 +1,265 @@
+//! Events, gossip and mingle beside real Celery workers and before Celery's own monitors (contract section 7).
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use celerybox_tests::{Place, Process, Worker, eventually, interpreter, python, python_with, send};
+use serde_json::json;
+
+const BEATS: [&str; 2] = ["--heartbeat-interval", "1"];
+
+/// A Python worker and ours tell the same of the same tasks.
+fn alike(place: &Place) {
+    let common = [
+        "-E",
+        "-c",
+        "1",
+        "--without-gossip",
+        "--without-mingle",
+        BEATS[0],
+        BEATS[1],
+    ];
+    let with = |own: [&'static str; 4]| [&common[..], &own].concat();
+    let mut theirs = Worker::python_in_full(place, &json!({}), &with(["-n", "theirs@test", "-Q", "theirs"]));
+    let mut ours = Worker::sociable(place, &json!({}), &with(["-n", "ours@test", "-Q", "ours"]));
+    python(place, "events.py", &["compare"]);
+    ours.wait(Duration::from_secs(60));
+    theirs.wait(Duration::from_secs(60));
+}
+
+#[test]
+fn the_same_events_as_celery_on_redis() {
+    alike(&Place::redis());
+}
+
+#[test]
+fn the_same_events_as_celery_on_amqp() {
+    alike(&Place::amqp());
+}
+
+#[test]
+fn the_same_events_as_celery_in_a_folder() {
+    alike(&Place::files());
+}
+
+/// `enable_events`, `disable_events` and `task_send_sent_event`; `celery events --dump` shows it.
+#[test]
+fn events_of_tasks_are_sent_when_they_are_wanted() {
+    let place = Place::redis();
+    let settings = json!({"event_exchange": "celeryev"});
+    let worker = Worker::start(&place, &settings, &["-n", "ours@test", BEATS[0], BEATS[1]]);
+    python(&place, "events.py", &["switched"]);
+    drop(worker);
+    let settings = json!({"worker_send_task_events": true, "task_send_sent_event": true});
+    let _worker = Worker::start(&place, &settings, &["-n", "ours@test", BEATS[0], BEATS[1]]);
+    python(&place, "events.py", &["sent"]);
+    let mut command = interpreter(&place);
+    command.args(["-m", "celery", "-A", "proj", "events", "--dump"]);
+    let mut dump = Process::start("celery events", &mut command, None);
+    dump.wait_for_line("ours@test");
+    send(&place, "arithmetic.add", 1, &json!([20, 3]), &json!({}));
+    dump.wait_for_line("task received: arithmetic.add");
+    dump.wait_for_line("task succeeded: arithmetic.add");
+}
+
+/// Without heartbeats and gossip only what is asked for; exchange and serializer are settings.
+#[test]
+fn what_is_not_wanted_is_not_sent() {
+    let place = Place::redis();
+    let settings = json!({"event_exchange": "mine", "event_serializer": "yaml"});
+    let quiet = [
+        "-n",
+        "quiet@test",
+        "-Q",
+        "quiet",
+        "--without-gossip",
+        "--without-heartbeat",
+    ];
+    let _quiet = Worker::start(&place, &settings, &quiet);
+    // Who listens to neighbours has one pattern more than the mailbox.
+    let patterns = || place.results().command(&["PUBSUB", "NUMPAT"]).integer();
+    assert_eq!(patterns(), 1);
+    let loud = ["-n", "ours@test", "-Q", "ours", "-E", BEATS[0], BEATS[1]];
+    let _loud = Worker::start(&place, &settings, &loud);
+    eventually("it listens to its neighbours", || patterns() == 2);
+    python_with(&place, &settings, "events.py", &["unwanted"]);
+}
+
+/// What one kind of worker has revoked, the other kind knows when it starts.
+fn mingle(place: &Place) {
+    let known = |id: &str| python(place, "events.py", &["revoked", "first@test", id]);
+    let greets = |worker: &mut Worker| {
+        worker.wait_for_line("mingle: sync with 1 nodes");
+        worker.wait_for_line("mingle: sync complete");
+    };
+    let first = Worker::python_in_full(place, &json!({}), &["-n", "first@test", "-Q", "nothing"]);
+    python(place, "events.py", &["revoke", "by-python"]);
+    known("by-python");
+    let mut ours = Worker::sociable(place, &json!({}), &["-n", "ours@test"]);
+    greets(&mut ours);
+    python(
+        place,
+        "events.py",
+        &["send", "arithmetic.add", "[1, 2]", "by-python"],
+    );
+    ours.wait_for_line("Discarding revoked task: arithmetic.add[by-python]");
+    drop(first);
+    python(place, "events.py", &["revoke", "by-ours"]);
+    python(place, "events.py", &["revoked", "ours@test", "by-ours"]);
+    let mut second = Worker::python_in_full(place, &json!({}), &["-n", "second@test", "-Q", "other"]);
+    greets(&mut second);
+    python(place, "events.py", &["revoked", "second@test", "by-ours"]);
+    python(place, "events.py", &["revoked", "second@test", "by-python"]);
+}
+
+#[test]
+fn revoked_ids_go_both_ways_on_redis() {
+    mingle(&Place::redis());
+}
+
+#[test]
+fn revoked_ids_go_both_ways_on_amqp() {
+    mingle(&Place::amqp());
+}
+
+/// A worker that dies is missed by its neighbours of both kinds, and hostile events harm none.
+fn gossip(place: &Place) {
+    let with = |name: &'static str| ["-n", name, "-Q", name, BEATS[0], BEATS[1]];
+    let mut ours = Worker::start(place, &json!({}), &with("ours@test"));
+    let mut victim = Worker::start(place, &json!({}), &with("victim@test"));
+    let mut theirs = Worker::python_in_full(place, &json!({}), &with("theirs@test"));
+    python(
+        place,
+        "events.py",
+        &["heard", "ours@test", "victim@test", "theirs@test"],
+    );
+    victim.kill();
+    ours.wait_for_line("missed heartbeat from victim@test");
+    theirs.wait_for_line("missed heartbeat from victim@test");
+    theirs.kill();
+    ours.wait_for_line("missed heartbeat from theirs@test");
+    python(place, "events.py", &["hostile"]);
+    assert!(ours.runs());
+    assert!(ours.peak_memory() < 1 << 30, "{}", ours.peak_memory());
+}
+
+#[test]
+fn a_neighbour_that_dies_is_missed_on_redis() {
+    gossip(&Place::redis());
+}
+
+#[test]
+fn a_neighbour_that_dies_is_missed_on_amqp() {
+    gossip(&Place::amqp());
+}
+
+/// A way to a server that can be closed.
+struct Way {
+    port: u16,
+    open: Arc<Mutex<(bool, Vec<TcpStream>)>>,
+}
+
+impl Way {
+    fn to(server: String) -> Way {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let open = Arc::new(Mutex::new((true, Vec::new())));
+        let state = Arc::clone(&open);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let mut state = state.lock().unwrap();
+                if !state.0 {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(&server) else {
+                    return;
+                };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    thread::spawn(move || {
+                        let mut buffer = [0; 65536];
+                        while let Ok(size @ 1..) = from.read(&mut buffer) {
+                            if to.write_all(&buffer[..size]).is_err() {
+                                break;
+                            }
+                        }
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+                state.1.extend([client, server]);
+            }
+        });
+        Way { port, open }
+    }
+
+    fn set_open(&self, open: bool) {
+        let mut state = self.open.lock().unwrap();
+        state.0 = open;
+        for stream in state.1.drain(..).filter(|_| !open) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Tasks end while the broker is away for so long: no event of them is lost.
+fn outage(place: &Place, seconds: u64) {
+    const TASKS: usize = 8;
+    let url = place.broker_url();
+    let authority = url.rsplit_once('@').map_or(&url[..], |(_, rest)| rest);
+    let authority = authority.split("://").last().unwrap().split('/').next().unwrap();
+    let way = Way::to(authority.to_owned());
+    let through = url.replace(authority, &format!("127.0.0.1:{}", way.port));
+    let count = TASKS.to_string();
+    let arguments = [
+        "-E",
+        "-n",
+        "ours@test",
+        "-c",
+        &count,
+        "--prefetch-multiplier",
+        "1",
+    ];
+    let mut command = Worker::command_through(place, &through, &json!({}));
+    command.args(arguments).args(BEATS);
+    let mut worker = Worker::run("celerybox worker", &mut command);
+    let file = place.folder().join("listening");
+    let mut collect = interpreter(place);
+    collect.args(["events.py", "collect", file.to_str().unwrap(), &count]);
+    let mut collect = Process::start("the monitor", &mut collect, None);
+    eventually("it listens", || {
+        std::fs::read_to_string(&file).is_ok_and(|text| !text.is_empty())
+    });
+    let ids = send(place, "probe.sleep", TASKS, &json!([2]), &json!({}));
+    eventually("all began", || worker.count_lines("received") == TASKS);
+    // Early acknowledgements have to arrive; who acknowledges late would run again.
+    eventually("nothing is held", || place.queue() == (0, 0));
+    way.set_open(false);
+    eventually("all ended while the broker is away", || {
+        place.results().count_state(&ids, "SUCCESS") == TASKS
+    });
+    worker.wait_for_line("Events of tasks wait until the broker is back");
+    thread::sleep(Duration::from_secs(seconds));
+    way.set_open(true);
+    let status = collect.wait(Duration::from_secs(180));
+    assert!(status.success(), "{}", collect.lines().join("\n"));
+    worker.wait_for_line("Events are sent again");
+}
+
+#[test]
+fn a_broker_that_is_away_loses_no_event_of_a_task_on_redis() {
+    outage(&Place::redis_durable(), 1);
+}
+
+#[test]
+fn a_broker_that_is_away_loses_no_event_of_a_task_on_amqp() {
+    outage(&Place::amqp(), 1);
+}
+
+#[test]
+#[ignore = "takes more than a minute"]
+fn a_broker_that_is_away_for_a_minute_loses_no_event_of_a_task() {
+    outage(&Place::redis_durable(), 60);
+}
