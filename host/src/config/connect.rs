@@ -25,6 +25,8 @@ use crate::redis_url::Connecting;
 use crate::tls::Tls;
 use uuid::Uuid;
 
+/// Seconds that an event waits for a monitor.
+const EVENT_TTL: f64 = 5.0;
 /// As good as for ever.
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -229,9 +231,8 @@ pub fn mailbox_client(settings: &Settings) -> Result<Mailbox, BrokerError> {
 
 /// A monitor's own queue of all events (contract section 7.1).
 pub fn monitor_queue(settings: &Settings) -> Result<Queue, BrokerError> {
-    let queue = event_queue(settings, event_exchange(settings)?, 0.0);
+    let queue = event_queue(settings, event_exchange(settings)?, EVENT_TTL);
     Ok(Queue {
-        message_ttl: settings.event_queue_ttl,
         routing_key: "#".into(),
         ..queue
     })
