@@ -5,6 +5,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def flower():
 @contextlib.contextmanager
 def browser():
     options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
+    options.binary_location = shutil.which("chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for argument in (
             "--headless",
@@ -61,7 +62,7 @@ def browser():
             f"--user-data-dir={folder}",
         ):
             options.add_argument(argument)
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
         driver.set_page_load_timeout(120)
         try:
             yield driver
