@@ -182,7 +182,7 @@ fn draw_tasks(
     let first = (position + 1).saturating_sub(room);
     let rows = tasks.iter().skip(first).take(room).map(|(id, task)| {
         Row::new(vec![
-            Line::raw(cut(id, 8)),
+            Line::raw(id.chars().take(8).collect::<String>()),
             Line::raw(task.name.clone()),
             Line::styled(task.state.clone(), paint.state(&task.state)),
             Line::raw(task.worker.clone()),
@@ -206,7 +206,8 @@ fn draw_tasks(
     let table = Table::new(rows, widths)
         .header(header.style(paint.reversed()))
         .row_highlight_style(paint.bold().add_modifier(Modifier::UNDERLINED));
-    let mut state = TableState::default().with_selected((!tasks.is_empty()).then(|| position - first));
+    let mut state =
+        TableState::default().with_selected((!tasks.is_empty()).then(|| position.saturating_sub(first)));
     frame.render_stateful_widget(table, list, &mut state);
     if let Some((id, task)) = tasks.get(position) {
         frame.render_widget(Paragraph::new(described(id, task)), detail);
@@ -369,13 +370,13 @@ mod tests {
         let mut expected = vec![
             "celerybox top  redis://localhost",
             "1 of 2 workers online   1 running   0.2/s   1 succeeded   1 failed",
-            "WORKER              STATE   POOL        ACTIVE   LOAD PROCESSED QUEUES",
-            "ours@test           online  celerybox      1/4   0.25        12 celery,mail",
-            "theirs@test         offline -              0/-      -         3",
-            "TASK     NAME                             STATE     WORKER                  TIME",
-            "33333333 t.add                            STARTED   ours@test             1.500s",
-            "22222222 t.mail                           FAILURE   ours@test                  -",
-            "11111111 t.add                            SUCCESS   ours@test             0.500s",
+            "WORKER                STATE   POOL        ACTIVE   LOAD PROCESSED QUEUES",
+            "ours@test             online  celerybox      1/4   0.25        12 celery,mail",
+            "theirs@test           offline -              0/-      -         3",
+            "TASK     NAME                            STATE     WORKER                   TIME",
+            "33333333 t.add                           STARTED   ours@test              1.500s",
+            "22222222 t.mail                          FAILURE   ours@test                   -",
+            "11111111 t.add                           SUCCESS   ours@test              0.500s",
         ];
         expected.resize(21, "");
         expected.extend([
@@ -406,9 +407,9 @@ mod tests {
         let lines = screen(&fleet, &view, (80, 24));
         assert_eq!(lines[0], "celerybox top  redis://localhost  PAUSED");
         let expected = [
-            "NAME              RUNNING   PER S SUCCEEDED  FAILED RETRIED     MEAN  SLOWEST",
-            "t.add                   1     0.1         1       0       0   0.500s   0.500s",
-            "t.mail                  0     0.1         0       1       0        -   0.000s",
+            "NAME                 RUNNING   PER S SUCCEEDED  FAILED RETRIED     MEAN  SLOWEST",
+            "t.add                      1     0.1         1       0       0   0.500s   0.500s",
+            "t.mail                     0     0.1         0       1       0        -   0.000s",
         ];
         assert_eq!(lines[5..8], expected);
     }
