@@ -82,6 +82,9 @@ def compare():
         ("probe.echo", ["too late"], {"expires": -5}, 1),
         ("no.such.task", [], {}, 1),
     ]
+    if app.conf.broker_url.startswith("filesystem:"):
+        # Kombu's files do not say that a message came before, which this task waits for.
+        cases = [case for case in cases if case[0] != "probe.requeue"]
     for name, args, options, count in cases:
         seen = {}
         for queue in ("ours", "theirs"):
