@@ -16,7 +16,7 @@ import expect
 from celery.exceptions import TaskRevokedError
 from proj import app
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 
 OURS, THEIRS = sys.argv[1:]
@@ -131,14 +131,25 @@ class Pages:
         """Presses a button, and waits for what Flower says."""
         button = self.driver.find_element(By.ID, id)
         expect.within(30, button.is_displayed)
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-        button.click()
+        self.scroll_to(button)
+
+        def pressed():
+            # While the page still moves, something else may be in front of it.
+            with contextlib.suppress(ElementClickInterceptedException):
+                button.click()
+                return True
+
+        expect.within(30, pressed)
         said = lambda: self.driver.find_element(By.ID, "alert-container").text  # noqa: E731
         expect.within(60, said)
         assert answer in said(), (id, said())
 
+    def scroll_to(self, element):
+        script = "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})"
+        self.driver.execute_script(script, element)
+
     def fill(self, element, text):
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        self.scroll_to(element)
         element.clear()
         element.send_keys(text)
 
