@@ -48,17 +48,11 @@ impl Worker {
         command
     }
 
-    /// The same without tasks.
-    pub fn bare(place: &Place, settings: &Value) -> Command {
-        let mut command = Worker::bare_command(&settings_file(place, settings), place);
-        command.args(place.arguments()).arg("--without-mingle");
-        command
-    }
-
-    /// The same with tasks and another way to the broker, which is a server.
+    /// The same with another way to the broker, which is a server.
     pub fn command_through(place: &Place, broker: &str, settings: &Value) -> Command {
-        let mut command = Worker::with_tasks(place, settings);
-        command.args([
+        let through = settings_file(place, settings);
+        let mut command = Worker::bare_command(&through, place);
+        with_tasks(&mut command).args([
             "--without-mingle",
             "--broker",
             broker,
@@ -68,15 +62,16 @@ impl Worker {
         command
     }
 
-    fn sociable_command(place: &Place, settings: &Value) -> Command {
-        let mut command = Worker::with_tasks(place, settings);
-        command.args(place.arguments());
+    /// `celerybox worker` with the place and the settings, for tasks of the test's own.
+    pub fn bare(place: &Place, settings: &Value) -> Command {
+        let mut command = Worker::bare_command(&settings_file(place, settings), place);
+        command.args(place.arguments()).arg("--without-mingle");
         command
     }
 
-    fn with_tasks(place: &Place, settings: &Value) -> Command {
+    fn sociable_command(place: &Place, settings: &Value) -> Command {
         let mut command = Worker::bare_command(&settings_file(place, settings), place);
-        command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests());
+        with_tasks(&mut command).args(place.arguments());
         command
     }
 
@@ -102,7 +97,7 @@ impl Worker {
         Worker::run("celerybox worker", &mut command)
     }
 
-    /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`. It talks about itself to nobody.
+    /// Starts a real Celery worker (prefork) with `tests/interop/proj.py`.
     pub fn python(place: &Place, settings: &Value, arguments: &[&str]) -> Worker {
         let alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"];
         Worker::python_in_full(place, settings, &[&alone, arguments].concat())
@@ -209,4 +204,8 @@ fn inline(value: &Value) -> String {
         .iter()
         .map(|(name, value)| format!("{name:?} = {}", inline(value)));
     format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
+}
+
+fn with_tasks(command: &mut Command) -> &mut Command {
+    command.arg("--tasks").arg(tasks()).arg("--tasks").arg(guests())
 }

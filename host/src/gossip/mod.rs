@@ -171,9 +171,8 @@ impl Gossip {
 
     fn steps(&self, action: &str) -> Result<Vec<Step>, CanvasError> {
         let signature = Signature::parse(action)?;
-        let defaults = self.execution.tasks.canvas();
         let mut context = Context {
-            defaults: &defaults,
+            defaults: &self.execution.tasks.canvas(),
             sender: None,
             now: Timestamp::now(),
             new_id: &mut || Uuid::new_v4().to_string(),

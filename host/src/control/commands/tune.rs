@@ -197,14 +197,16 @@ pub(super) fn disable_events(state: &State<'_>, _: &Arguments<'_>) -> Done {
 }
 
 pub(super) fn heartbeat(state: &State<'_>, _: &Arguments<'_>) -> Done {
-    let fields = json!({"freq": 5});
-    let fields = fields.as_object().cloned().unwrap_or_default();
-    state.execution.listeners.events.send("worker-heartbeat", fields);
+    let (execution, freq) = (state.execution, 5.0);
+    let events = &execution.listeners.events;
+    events.beat("worker-heartbeat", freq, execution.active.running());
     value(Value::Null)
 }
 
 pub(super) fn election(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
-    let _ = (state, arguments);
+    let argument = |name| arguments.get(name).unwrap_or(&Value::Null);
+    let (id, topic, action) = (argument("id"), argument("topic"), argument("action"));
+    state.execution.listeners.events.call_election(id, topic, action);
     Ok(Answer::Silence)
 }
 
