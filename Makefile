@@ -52,7 +52,7 @@ celerybox:
 wasm-target: ## Makes the wasm32-wasip2 target available
 	@tests/setup/wasm-target.sh
 
-servers: ## redis-server and rabbitmq-server (apt-get as root, otherwise it says what to install)
+servers: ## redis-server, rabbitmq-server and chromium (apt-get as root, otherwise it says what to install)
 	@tests/setup/servers.sh
 
 python: ## .build/venv with real Celery

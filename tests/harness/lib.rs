@@ -19,7 +19,9 @@ pub use broker::Place;
 pub use certificate::Certificate;
 pub use place::{celerybox, guests, root, tasks, venv_python};
 pub use process::Process;
-pub use python::{check, check_old, interpreter, interpreter_for, python, python_of, python_with, send};
+pub use python::{
+    check, check_old, flower, interpreter, interpreter_for, python, python_of, python_with, send,
+};
 pub use rabbitmq::{RabbitMq, Vhost};
 pub use redis::{Redis, RedisConnection, Reply, Sentinel};
 pub use rustix::process::Signal;

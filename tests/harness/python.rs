@@ -65,6 +65,16 @@ pub fn python_of(line: &str, place: &Place, script: &str, arguments: &[&str]) ->
     run(interpreter_of(line, place), script, arguments)
 }
 
+/// Runs `tests/interop/flower_pages.py`, in the environment with Flower: what an operator sees and does in a browser.
+///
+/// # Panics
+/// Where something is not as it should be; with what the page showed.
+pub fn flower(place: &Place, arguments: &[&str]) {
+    let python = venv_python_of("flower");
+    let command = with_environment(Command::new(python), &place.broker_url(), &place.backend_url());
+    run(command, "flower_pages.py", arguments);
+}
+
 /// Sends a task `number` times with the same arguments (a JSON list) and returns the ids.
 ///
 /// # Panics

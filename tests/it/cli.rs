@@ -60,7 +60,10 @@ fn help_names_every_command() {
     let folder = folder();
     let (code, out, _) = celerybox_in(folder.path(), &["--help"]);
     assert_eq!(code, 0);
-    for name in ["run", "worker", "tasks", "call", "result", "check"] {
+    for name in [
+        "run", "worker", "tasks", "call", "result", "status", "inspect", "control", "events", "top", "purge",
+        "list", "check",
+    ] {
         let line = format!("\n  {name} ");
         assert!(out.contains(&line), "{name} is missing:\n{out}");
         let (code, out, _) = celerybox_in(folder.path(), &[name, "--help"]);

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The servers that the tests start as private instances: redis-server, rabbitmq-server; openssl makes their certificates.
+# What the tests start as private instances: redis-server, rabbitmq-server, and chromium with its driver, which looks at
+# Flower; openssl makes certificates.
 # Missing ones are installed with apt-get as root; otherwise one sentence says what to install. Nothing is left running.
 set -euo pipefail
 
@@ -11,6 +12,8 @@ missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v rabbitmq-server >/dev/null || missing+=(rabbitmq-server)
 command -v openssl >/dev/null || missing+=(openssl)
+command -v chromium >/dev/null || missing+=(chromium)
+command -v chromedriver >/dev/null || missing+=(chromium-driver)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

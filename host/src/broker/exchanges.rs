@@ -34,10 +34,17 @@ impl Exchanges {
         Ok(())
     }
 
-    /// Learns of one exchange.
-    pub(super) fn know(&self, exchange: &Exchange) {
+    /// Learns of an exchange that no queue of ours is bound to.
+    pub(super) fn learn_exchange(&self, transport: &str, exchange: &Exchange) -> Result<(), BrokerError> {
+        if exchange.kind == ExchangeKind::Headers {
+            let name = &exchange.name;
+            return Err(BrokerError::Config(format!(
+                "{name:?} is a headers exchange, which {transport} does not have"
+            )));
+        }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(exchange.name.clone(), exchange.kind);
+        Ok(())
     }
 
     /// Whether messages to this exchange go to all of its queues.

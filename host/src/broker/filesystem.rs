@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::consumer::{Command, Consumer};
 use super::exchanges::Exchanges;
 use super::options::Names;
-use super::{Broker, BrokerError, Delivery, Presence, Reconnect};
+use super::{Bound, Broker, BrokerError, Delivery, Presence, Reconnect};
 use crate::message::{Outgoing, Route, envelope};
 use crate::queue::{Exchange, Queue, Queues};
 
@@ -239,8 +239,33 @@ impl Broker for FilesystemBroker {
     }
 
     async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
-        self.exchanges.know(exchange);
-        Ok(())
+        self.exchanges.learn_exchange("the filesystem", exchange)
+    }
+
+    async fn forget(&self, queue: &Queue) -> Result<(), BrokerError> {
+        self.check(std::slice::from_ref(queue))?;
+        let (options, queue) = (Arc::clone(&self.options), queue.clone());
+        blocking(move || {
+            let folder = &options.control_folder;
+            let control = folder::open(folder, true).map_err(failed(folder))?;
+            exchange::unbind(&control, &queue).map_err(failed(folder))?;
+            let folder = &options.data_folder_in;
+            let input = folder::open(folder, true).map_err(failed(folder))?;
+            listing::purge(&input, &queue.name).map_err(failed(folder))?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn bindings(&self, exchange: &str) -> Result<Option<Vec<Bound>>, BrokerError> {
+        let (options, exchange) = (Arc::clone(&self.options), exchange.to_owned());
+        blocking(move || {
+            let folder = &options.control_folder;
+            let control = folder::open(folder, true).map_err(failed(folder))?;
+            let bound = exchange::bindings(&control, &exchange).map_err(failed(folder))?;
+            Ok(Some(bound))
+        })
+        .await
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
@@ -337,7 +362,8 @@ fn queues_for(options: &Options, route: &Route, fanout: bool) -> Result<Vec<Stri
     if let (Some(queue), true) = (&options.deadletter_queue, queues.is_empty()) {
         return Ok(vec![queue.clone()]);
     }
-    if queues.is_empty() {
+    // Nobody listening is nothing wrong.
+    if queues.is_empty() && !fanout {
         return Err(BrokerError::Refused(format!(
             "no queue is bound to the exchange {exchange:?} with the routing key {routing_key:?}"
         )));

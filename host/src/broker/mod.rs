@@ -55,6 +55,15 @@ pub enum Verdict {
     GiveBack,
 }
 
+/// A queue behind an exchange.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bound {
+    /// Its name.
+    pub queue: String,
+    /// What it is bound with.
+    pub routing_key: String,
+}
+
 /// For who waits until a verdict is carried out. Dropping it says that it never will be: the broker delivers the message
 /// again.
 pub type Told = Option<oneshot::Sender<()>>;
@@ -207,10 +216,19 @@ pub trait Broker: Send + Sync {
     /// Makes sure that `queue` exists and is bound, as a client does before it sends there (contract section 1.8).
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError>;
 
-    /// Makes sure that an exchange exists that messages are sent to without a queue of ours behind it.
-    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
-        let _ = exchange;
+    /// Makes sure that an exchange is there, as a client does before it publishes to one that no queue of its own is bound
+    /// to.
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError>;
+
+    /// Removes a queue that was this client's alone, with its messages and bindings, where the broker does not do that
+    /// itself when the client goes.
+    async fn forget(&self, _queue: &Queue) -> Result<(), BrokerError> {
         Ok(())
+    }
+
+    /// Which queues an exchange leads to, and with which routing keys; `None` where only the server's operator can see that.
+    async fn bindings(&self, _exchange: &str) -> Result<Option<Vec<Bound>>, BrokerError> {
+        Ok(None)
     }
 
     /// Throws away the messages of a queue that nobody has taken; how many (`--purge`). A queue that is not there

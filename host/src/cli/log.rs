@@ -79,6 +79,11 @@ pub(super) fn start(level: Level, format: Format, no_color: bool, file: Option<&
     Ok(())
 }
 
+/// Logs nothing, for a command that has the terminal for itself; a later [`start`] does nothing.
+pub(super) fn silence() {
+    let _ = tracing_subscriber::registry().with(LevelFilter::OFF).try_init();
+}
+
 /// `[2026-11-21 10:00:00,123: INFO/MainProcess] text`, or the same as JSON; times in UTC.
 struct CeleryFormat(Format);
 

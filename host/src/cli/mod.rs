@@ -2,15 +2,22 @@
 //!
 //! Exit status: 0 fine, 1 failure, 64 wrong usage, 69 no answer (Celery's own, contract section 8.3).
 
+mod bindings;
 mod call;
 mod daemon;
+mod events;
+mod feed;
 mod global;
 mod inert;
 mod list;
 mod log;
+mod purge;
+mod remote;
 mod result;
 mod run;
 mod telling;
+mod terminal;
+mod top;
 mod watch;
 mod worker;
 
@@ -25,6 +32,12 @@ use crate::config::{Settings, SettingsError};
 use crate::nearest::did_you_mean;
 use crate::sandbox::Sandbox;
 use crate::sandbox::registry::{self, Registry};
+
+/// Exit status of wrong usage (contract section 8.3).
+const USAGE: u8 = 64;
+
+/// Exit status when there was no answer in time (contract section 8.3).
+const NO_ANSWER: u8 = 69;
 
 /// A Celery worker that runs each task as a WebAssembly component in a sandbox of its own.
 #[derive(Parser)]
@@ -59,6 +72,20 @@ enum Command {
     Call(call::Call),
     /// Wait for the result of a task; prints it as JSON
     Result(result::Wait),
+    /// Show the workers that are online
+    Status(remote::Status),
+    /// Ask workers what they do, without changing anything
+    Inspect(remote::Inspect),
+    /// Tell workers to change what they do: revoke, rate_limit, pool_grow, shutdown …
+    Control(remote::Control),
+    /// Watch workers and tasks in the terminal, live
+    Top(top::Top),
+    /// Print what happens in the fleet, as it happens
+    Events(events::Events),
+    /// Throw away the messages of queues
+    Purge(purge::Purge),
+    /// Show what the broker knows: bindings
+    List(bindings::List),
     /// Do everything `worker` does before it connects, and say what is wrong
     Check(list::Check),
 }
@@ -100,7 +127,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
     let prepared = global.enter().and_then(|()| match &command {
@@ -126,6 +153,13 @@ pub fn main() -> ExitCode {
             Command::Tasks(tasks) => tasks.main(&global).await,
             Command::Call(call) => call.main(&global).await,
             Command::Result(wait) => wait.main(&global).await,
+            Command::Status(status) => status.main(&global).await,
+            Command::Inspect(inspect) => inspect.main(&global).await,
+            Command::Control(control) => control.main(&global).await,
+            Command::Top(top) => top.main(&global).await,
+            Command::Events(events) => events.main(&global).await,
+            Command::Purge(purge) => purge.main(&global).await,
+            Command::List(list) => list.main(&global).await,
             Command::Check(check) => check.main(&global).await,
         }
     });

@@ -8,15 +8,13 @@ use clap::Args;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::NO_ANSWER;
 use super::global::Global;
 use crate::config::connect;
 use crate::message::repr;
 
 /// How often the result backend is asked.
 const POLLING_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Exit status when there was no answer in time (contract section 8.3).
-const NO_ANSWER: u8 = 69;
 
 /// Wait for the result of a task; prints it as JSON.
 #[derive(Args)]

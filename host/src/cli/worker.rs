@@ -91,10 +91,10 @@ pub(super) struct Worker {
     purge: bool,
 
     #[command(flatten)]
-    telling: Telling,
+    watching: Watching,
 
     #[command(flatten)]
-    watching: Watching,
+    telling: Telling,
 
     #[command(flatten)]
     daemon: Daemon,

@@ -25,6 +25,8 @@ use crate::redis_url::Connecting;
 use crate::tls::Tls;
 use uuid::Uuid;
 
+/// Seconds that an event waits for a monitor.
+const EVENT_TTL: f64 = 5.0;
 /// As good as for ever.
 const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -216,6 +218,24 @@ pub fn event_queue(settings: &Settings, exchange: Exchange, freq: f64) -> Queue 
         message_ttl: Some(freq),
         ..Queue::bound(name, exchange, "worker.#")
     }
+}
+
+/// What a client of the workers' mailboxes needs: a broker that gives up at once when it is away at the start.
+pub fn mailbox_client(settings: &Settings) -> Result<Mailbox, BrokerError> {
+    let own = Settings {
+        broker_connection_retry_on_startup: Some(false),
+        ..settings.clone()
+    };
+    Ok((aside(&own)?, settings.control()))
+}
+
+/// A monitor's own queue of all events (contract section 7.1).
+pub fn monitor_queue(settings: &Settings) -> Result<Queue, BrokerError> {
+    let queue = event_queue(settings, event_exchange(settings)?, EVENT_TTL);
+    Ok(Queue {
+        routing_key: "#".into(),
+        ..queue
+    })
 }
 
 fn config(error: SettingsError) -> BrokerError {

@@ -5,6 +5,7 @@
 //! [`commands`] what is done; a message that makes no sense is dropped, and the next one is read.
 
 mod about;
+pub mod client;
 pub mod commands;
 mod info;
 mod queues;

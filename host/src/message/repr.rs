@@ -10,14 +10,21 @@ const LONGEST: usize = 1024;
 /// `repr(value)`, cut to 1024 characters.
 pub fn value(value: &Value) -> String {
     let mut text = String::new();
-    write_value(&mut text, value);
+    write_value(&mut text, value, LONGEST);
     cut(text)
+}
+
+/// `repr(value)`, whole.
+pub fn whole(value: &Value) -> String {
+    let mut text = String::new();
+    write_value(&mut text, value, usize::MAX);
+    text
 }
 
 /// `argsrepr` of a JSON list: Python shows it as a tuple.
 pub fn args(args: &[Value]) -> String {
     let mut text = String::from("(");
-    write_items(&mut text, args);
+    write_items(&mut text, args, LONGEST);
     text.push_str(if args.len() == 1 { ",)" } else { ")" });
     cut(text)
 }
@@ -31,19 +38,20 @@ fn cut(text: String) -> String {
     }
 }
 
-fn write_items(text: &mut String, items: &[Value]) {
+/// Writes no more than a few times `longest` characters.
+fn write_items(text: &mut String, items: &[Value], longest: usize) {
     for (i, item) in items.iter().enumerate() {
         if i > 0 {
             text.push_str(", ");
         }
-        write_value(text, item);
-        if text.len() > 8 * LONGEST {
+        write_value(text, item, longest);
+        if text.len() > longest.saturating_mul(8) {
             return;
         }
     }
 }
 
-fn write_value(text: &mut String, value: &Value) {
+fn write_value(text: &mut String, value: &Value, longest: usize) {
     match value {
         Value::Null => text.push_str("None"),
         Value::Bool(true) => text.push_str("True"),
@@ -51,10 +59,10 @@ fn write_value(text: &mut String, value: &Value) {
         Value::Number(number) => {
             let _ = write!(text, "{number}");
         }
-        Value::String(string) => write_text(text, string),
+        Value::String(string) => write_text(text, string, longest),
         Value::Array(items) => {
             text.push('[');
-            write_items(text, items);
+            write_items(text, items, longest);
             text.push(']');
         }
         Value::Object(map) => {
@@ -63,10 +71,10 @@ fn write_value(text: &mut String, value: &Value) {
                 if i > 0 {
                     text.push_str(", ");
                 }
-                write_text(text, key);
+                write_text(text, key, longest);
                 text.push_str(": ");
-                write_value(text, value);
-                if text.len() > 8 * LONGEST {
+                write_value(text, value, longest);
+                if text.len() > longest.saturating_mul(8) {
                     break;
                 }
             }
@@ -75,14 +83,14 @@ fn write_value(text: &mut String, value: &Value) {
     }
 }
 
-fn write_text(text: &mut String, string: &str) {
+fn write_text(text: &mut String, string: &str, longest: usize) {
     let quote = if string.contains('\'') && !string.contains('"') {
         '"'
     } else {
         '\''
     };
     text.push(quote);
-    for c in string.chars().take(2 * LONGEST) {
+    for c in string.chars().take(longest.saturating_mul(2)) {
         match c {
             '\\' => text.push_str("\\\\"),
             '\n' => text.push_str("\\n"),

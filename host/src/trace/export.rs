@@ -39,6 +39,7 @@ pub struct Options {
     /// The collector's address for traces, for example `http://localhost:4318/v1/traces`; none: off.
     pub endpoint: Option<String>,
     /// Headers of the requests, for example a token.
+    #[serde(skip_serializing)]
     pub headers: BTreeMap<String, String>,
 }
 

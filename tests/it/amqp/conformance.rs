@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use celerybox::broker::amqp::AmqpBroker;
 use celerybox::broker::{Broker, BrokerError, Delivery};
 use celerybox::message::Outgoing;
-use celerybox::queue::Queue;
+use celerybox::queue::{Exchange, Queue};
 use celerybox_tests::{RabbitMq, Vhost};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::Receiver;
@@ -37,6 +37,10 @@ impl Broker for Client {
 
     async fn declare(&self, queue: &Queue) -> Result<(), BrokerError> {
         self.broker.declare(queue).await
+    }
+
+    async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
+        self.broker.declare_exchange(exchange).await
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {

@@ -24,7 +24,7 @@ use celerybox::broker::{Broker, BrokerError, Delivery, Receipt, Told, Verdict};
 use celerybox::execution::{Execution, Listeners, Options, handle};
 use celerybox::message::{Message, Outgoing, Properties, Route};
 use celerybox::policy::grants::Grants;
-use celerybox::queue::Queue;
+use celerybox::queue::{Exchange, Queue};
 use celerybox::sandbox::registry::load_all;
 use celerybox::sandbox::{Granting, Limits, Sandbox};
 use celerybox::shutdown::Shutdown;
@@ -60,6 +60,10 @@ impl Broker for Remembering {
     }
 
     async fn declare(&self, _: &Queue) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn declare_exchange(&self, _: &Exchange) -> Result<(), BrokerError> {
         Ok(())
     }
 

@@ -248,7 +248,7 @@ impl AmqpBroker {
     async fn declared(&self, queue: &Queue) -> Result<(), BrokerError> {
         let connection = self.target.read.connect().await.map_err(StartError::into_error)?;
         let declared = declare::declare(&connection.channel, queue).await;
-        leave(connection, queue, declared).await
+        leave(connection, Some(queue), declared).await
     }
 
     fn publisher(&self) -> &mpsc::Sender<Job> {
@@ -360,21 +360,24 @@ impl Broker for AmqpBroker {
             .await
             .map_err(StartError::into_error)?;
         let declared = declare::declare(&connection.channel, queue).await;
-        leave(connection, queue, declared).await
+        leave(connection, Some(queue), declared).await
     }
 
     async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
-        let connected = self.target.write.connect().await;
-        let connection = connected.map_err(StartError::into_error)?;
+        let connection = self
+            .target
+            .write
+            .connect()
+            .await
+            .map_err(StartError::into_error)?;
         let declared = declare::exchange(&connection.channel, exchange).await;
-        let queue = Queue::bound("", exchange.clone(), "");
-        leave(connection, &queue, declared).await
+        leave(connection, None, declared).await
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
         let connection = self.target.read.connect().await.map_err(StartError::into_error)?;
         let purged = declare::purge(&connection.channel, queue).await;
-        leave(connection, queue, purged).await
+        leave(connection, Some(queue), purged).await
     }
 
     /// A message counts as published when the broker has confirmed it. When the connection is lost before that, the
@@ -417,12 +420,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Ends a connection that was made for one thing.
-async fn leave<T>(connection: Connection, queue: &Queue, done: Result<T, Lost>) -> Result<T, BrokerError> {
+async fn leave<T>(
+    connection: Connection,
+    queue: Option<&Queue>,
+    done: Result<T, Lost>,
+) -> Result<T, BrokerError> {
     let done = done.map_err(|lost| {
         let error = StartError {
             address: connection.address.clone(),
             lost,
-            queue: Some(queue.clone()),
+            queue: queue.cloned(),
         };
         error.into_error()
     })?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cap_std::fs::Dir;
 
 use super::folder;
+use crate::broker::Bound;
 use crate::queue::{ExchangeKind, Queue, topic};
 
 /// One line of an exchange's table: routing key, pattern (topic exchanges only), queue.
@@ -43,7 +44,28 @@ pub(super) fn bind(control: &Dir, queue: &Queue) -> io::Result<()> {
     Ok(())
 }
 
+/// The end of the bindings of a queue.
+pub(super) fn unbind(control: &Dir, queue: &Queue) -> io::Result<()> {
+    for (exchange, ..) in queue.all_bindings() {
+        if is_name(&exchange.name) {
+            change(control, &exchange.name, |table| {
+                table.retain(|(_, _, bound)| *bound != queue.name);
+            })?;
+        }
+    }
+    Ok(())
+}
+
 fn add(control: &Dir, exchange: &str, binding: Binding) -> io::Result<()> {
+    change(control, exchange, |table| {
+        if !table.contains(&binding) {
+            table.insert(0, binding);
+        }
+    })
+}
+
+/// Changes the table of an exchange.
+fn change(control: &Dir, exchange: &str, change: impl FnOnce(&mut Vec<Binding>)) -> io::Result<()> {
     let mut file = folder::open_file(control, &file_name(exchange), true)?;
     within_patience(|| file.try_lock())?;
     // Written in place: kombu locks the file itself, and would go on with the old one if it were replaced.
@@ -55,10 +77,11 @@ fn add(control: &Dir, exchange: &str, binding: Binding) -> io::Result<()> {
         }
         Err(error) => return Err(error),
     };
-    if table.contains(&binding) {
+    let before = table.clone();
+    change(&mut table);
+    if table == before {
         return Ok(());
     }
-    table.insert(0, binding);
     let text = serde_json::to_vec(&table).map_err(io::Error::other)?;
     file.rewind()?;
     file.write_all(&text)?;
@@ -90,6 +113,23 @@ pub(super) fn lookup(
         }
     }
     Ok(queues)
+}
+
+/// The queues of an exchange with their routing keys.
+pub(super) fn bindings(control: &Dir, exchange: &str) -> io::Result<Vec<Bound>> {
+    if !is_name(exchange) {
+        return Ok(Vec::new());
+    }
+    let mut file = match folder::open_file(control, &file_name(exchange), false) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    within_patience(|| file.try_lock_shared())?;
+    let table = read_table(&mut file)?.into_iter();
+    Ok(table
+        .map(|(routing_key, _, queue)| Bound { queue, routing_key })
+        .collect())
 }
 
 fn file_name(exchange: &str) -> String {

@@ -88,6 +88,19 @@ pub(super) fn bind(pipeline: &mut Pipeline, keys: &Keys, queue: &Queue) {
     }
 }
 
+/// The end of the bindings of a queue.
+pub(super) fn unbind(pipeline: &mut Pipeline, keys: &Keys, queue: &Queue) {
+    for (exchange, routing_key, _) in queue.all_bindings() {
+        let binding = keys.binding(exchange.kind, routing_key, &queue.name);
+        for bindings in [
+            keys.bindings(&exchange.name),
+            keys.permanent_bindings(&exchange.name),
+        ] {
+            pipeline.cmd("SREM").arg(bindings).arg(&binding).ignore();
+        }
+    }
+}
+
 /// How long the bindings of a queue last, milliseconds.
 fn lasts(after: i64) -> i64 {
     (2 * after).max(SHORTEST_BINDING)

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::Options;
 use super::expiry::Expiring;
+use crate::broker::Bound;
 use crate::queue::{ExchangeKind, topic};
 
 /// The names of everything in the database.
@@ -122,6 +123,16 @@ impl Keys {
             _ => String::new(),
         };
         format!("{routing_key}{sep}{pattern}{sep}{queue}")
+    }
+
+    /// The queue and the routing key of a member of an exchange's binding set.
+    pub(super) fn bound(&self, member: &str) -> Option<Bound> {
+        let mut parts = member.split(self.sep.as_str());
+        let (routing_key, _, queue) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Bound {
+            queue: queue.to_owned(),
+            routing_key: routing_key.to_owned(),
+        })
     }
 
     /// The channel of a fanout exchange for one routing key: what is published there, and with `*` for `#` what is

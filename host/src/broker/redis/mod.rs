@@ -33,7 +33,7 @@ use self::publish::Letter;
 use self::settle::Order;
 use super::consumed::{Consumed, consumed};
 use super::exchanges::Exchanges;
-use super::{Broker, BrokerError, Delivery, Presence};
+use super::{Bound, Broker, BrokerError, Delivery, Presence};
 use crate::message::{Outgoing, envelope};
 use crate::queue::{Exchange, Queue};
 use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_refusal};
@@ -285,8 +285,35 @@ impl Broker for RedisBroker {
     }
 
     async fn declare_exchange(&self, exchange: &Exchange) -> Result<(), BrokerError> {
-        self.exchanges.know(exchange);
-        Ok(())
+        self.exchanges.learn_exchange("Redis", exchange)
+    }
+
+    async fn forget(&self, queue: &Queue) -> Result<(), BrokerError> {
+        let mut pipeline = redis::pipe();
+        expiry::unbind(&mut pipeline, &self.keys, queue);
+        for list in self.keys.lists(std::slice::from_ref(&queue.name)) {
+            pipeline.cmd("DEL").arg(&list.key).ignore();
+        }
+        let mut link = self.link();
+        let forgotten: RedisResult<()> = match link.up().await {
+            Ok(connection) => pipeline.query_async(connection).await,
+            Err(error) => Err(error),
+        };
+        forgotten.map_err(|error| failed(&self.url, &error))
+    }
+
+    async fn bindings(&self, exchange: &str) -> Result<Option<Vec<Bound>>, BrokerError> {
+        let mut link = self.link();
+        let members = match link.up().await {
+            Ok(connection) => restore::bindings(connection, &self.keys, std::iter::once(exchange)).await,
+            Err(error) => Err(error),
+        };
+        let members = members.map_err(|error| failed(&self.url, &error))?;
+        let bound = members
+            .values()
+            .flatten()
+            .filter_map(|member| self.keys.bound(member));
+        Ok(Some(bound.collect()))
     }
 
     async fn purge(&self, queue: &Queue) -> Result<usize, BrokerError> {
