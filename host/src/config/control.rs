@@ -104,7 +104,7 @@ impl Settings {
             "transport": scheme,
             "connect_timeout": self.broker_connection_timeout,
             "transport_options": options,
-            "login_method": self.broker_login_method,
+            "login_method": self.broker_login_method.as_deref().or(scheme.starts_with("amqp").then_some("PLAIN")),
             "uri_prefix": null,
             "heartbeat": self.broker_heartbeat,
             "failover_strategy": self.broker_failover_strategy,
