@@ -53,7 +53,8 @@ pub(super) struct Subscriber {
     /// What it listens to.
     pub(super) channels: Vec<(String, String)>,
     pub(super) claims: Arc<Claims>,
-    pub(super) deliveries: mpsc::Sender<Delivery>,
+    /// Weak, so that the deliveries end with the fetcher.
+    pub(super) deliveries: mpsc::WeakSender<Delivery>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -106,12 +107,12 @@ impl Subscriber {
         let (mut sink, mut messages) = self.url.subscriber().await?.split();
         sink.psubscribe(&names(&self.channels)).await?;
         backoff.reset();
-        let deliveries = self.deliveries.clone();
         loop {
             let room = !waiting.is_empty() && self.claims.room().0 > 0;
+            let deliveries = self.deliveries.upgrade().filter(|_| room);
             tokio::select! {
                 // The subscription is always read: what it holds back has no bound.
-                Ok(permit) = deliveries.reserve(), if room => {
+                Some(permit) = permit(deliveries) => {
                     if let Some(delivery) = waiting.next().and_then(|next| self.delivery(next, again)) {
                         permit.send(delivery);
                     }
@@ -180,6 +181,11 @@ impl Subscriber {
             receipt: self.claims.tied(number, receipt),
         })
     }
+}
+
+/// Room for one delivery; none where nobody wants one.
+async fn permit(deliveries: Option<mpsc::Sender<Delivery>>) -> Option<mpsc::OwnedPermit<Delivery>> {
+    deliveries?.reserve_owned().await.ok()
 }
 
 fn names(channels: &[(String, String)]) -> Vec<String> {

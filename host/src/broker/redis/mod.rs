@@ -210,7 +210,7 @@ impl Broker for RedisBroker {
             consumed: queues.subscribe(),
             channels: Vec::new(),
             claims: Arc::clone(&self.claims),
-            deliveries: deliveries.clone(),
+            deliveries: deliveries.downgrade(),
             stop: stopped.clone(),
         };
         let subscriber = self.spawn(subscriber.run());
