@@ -50,7 +50,8 @@ def flower():
 @contextlib.contextmanager
 def browser():
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    # Where Debian has them; elsewhere selenium fetches a browser and its driver.
+    options.binary_location = shutil.which("chromium") or ""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for argument in (
             "--headless",

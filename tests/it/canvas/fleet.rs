@@ -65,10 +65,11 @@ fn workers_of_celery_5_2_take_part_on_rabbitmq() {
     with_a_worker_of("5.2", &Place::amqp());
 }
 
+/// The same with another line, `LINE=5.4` for example, whose environment was made by hand in `.build/venv-5.4`.
 #[test]
-#[ignore]
-fn by_hand() {
-    let line = std::env::var("LINE").unwrap();
+#[ignore = "by hand: wants an environment"]
+fn workers_of_another_line_take_part() {
+    let line = std::env::var("LINE").expect("LINE names a line of Celery");
     with_a_worker_of(&line, &Place::redis());
     with_a_worker_of(&line, &Place::amqp());
 }
