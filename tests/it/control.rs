@@ -58,7 +58,10 @@ fn redis_like_python() {
     like_python(&Place::redis());
 }
 
+/// Only by hand: on RabbitMQ the Python worker of this test often begins no task any more once its process was killed, and
+/// then the checks of tasks that it would discard wait in vain.
 #[test]
+#[ignore = "Celery's worker stalls in it"]
 fn amqp_like_python() {
     like_python(&Place::amqp());
 }
