@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::broker::{Broker, BrokerError, Delivery};
 use crate::config::{Settings, connect};
-use crate::message::content::Reader;
+use crate::message::content::BoundedReader;
 use crate::message::{JsonMap, Message};
 use crate::queue::Queue;
 
@@ -20,7 +20,7 @@ pub(super) struct Feed {
     broker: Arc<dyn Broker>,
     queue: Queue,
     deliveries: mpsc::Receiver<Delivery>,
-    reader: Reader,
+    reader: BoundedReader,
 }
 
 impl Feed {
@@ -37,10 +37,7 @@ impl Feed {
             broker,
             queue,
             deliveries,
-            reader: Reader {
-                limit: reader.limit.min(LARGEST),
-                ..reader
-            },
+            reader: reader.bounded(LARGEST),
         })
     }
 
@@ -55,9 +52,6 @@ impl Feed {
     }
 
     fn read(&self, message: &Message) -> Result<Vec<JsonMap>, String> {
-        if message.body.len() > LARGEST {
-            return Err("it is too large".into());
-        }
         let body = self.reader.body(message, Timestamp::now());
         events(&body.map_err(|error| error.to_string())?)
     }

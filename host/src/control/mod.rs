@@ -30,7 +30,7 @@ use self::request::{Asked, Reply};
 use self::resources::Samples;
 use crate::broker::{Broker, Delivery};
 use crate::execution::Execution;
-use crate::message::content::Reader;
+use crate::message::content::BoundedReader;
 use crate::message::{Message, Outgoing, Properties};
 use crate::queue::{Exchange, ExchangeKind, Queue};
 
@@ -100,7 +100,7 @@ pub struct Mailbox {
     options: Options,
     about: About,
     samples: Samples,
-    reader: Reader,
+    reader: BoundedReader,
 }
 
 impl Mailbox {
@@ -108,10 +108,7 @@ impl Mailbox {
     pub fn new(broker: Arc<dyn Broker>, execution: Arc<Execution>, options: Options, about: About) -> Self {
         let reader = execution.options.defaults.reader.clone();
         Self {
-            reader: Reader {
-                limit: reader.limit.min(LARGEST),
-                ..reader
-            },
+            reader: reader.bounded(LARGEST),
             broker,
             execution,
             options,

@@ -18,7 +18,7 @@ use crate::broker::{Broker, Delivery};
 use crate::canvas::{self, CanvasError, Context, Partial, Signature, Step};
 use crate::events::Elected;
 use crate::execution::Execution;
-use crate::message::content::Reader;
+use crate::message::content::BoundedReader;
 use crate::message::{JsonMap, Message};
 use crate::queue::Queue;
 
@@ -38,7 +38,7 @@ pub struct Gossip {
     broker: Arc<dyn Broker>,
     execution: Arc<Execution>,
     queue: Queue,
-    reader: Reader,
+    reader: BoundedReader,
 }
 
 impl Gossip {
@@ -46,10 +46,7 @@ impl Gossip {
     pub fn new(broker: Arc<dyn Broker>, execution: Arc<Execution>, queue: Queue) -> Self {
         let reader = execution.options.defaults.reader.clone();
         Self {
-            reader: Reader {
-                limit: reader.limit.min(LARGEST),
-                ..reader
-            },
+            reader: reader.bounded(LARGEST),
             broker,
             execution,
             queue,

@@ -131,7 +131,31 @@ impl Default for Reader {
     }
 }
 
+/// A reader of messages that are parsed whole: no body has more bytes than the limit, not even JSON that came as it is.
+#[derive(Debug, Clone)]
+pub struct BoundedReader(Reader);
+
+impl BoundedReader {
+    /// As [`Reader::body`].
+    pub fn body<'a>(&self, message: &'a Message, now: Timestamp) -> Result<Cow<'a, str>, ContentError> {
+        let (size, limit) = (message.body.len(), self.0.limit);
+        if size > limit {
+            let text = format!("the body has {size} bytes, {limit} are allowed");
+            return Err(ContentError::TooLarge(text));
+        }
+        self.0.body(message, now)
+    }
+}
+
 impl Reader {
+    /// The same reader for bodies of at most so many bytes.
+    pub fn bounded(self, bytes: usize) -> BoundedReader {
+        BoundedReader(Self {
+            limit: self.limit.min(bytes),
+            ..self
+        })
+    }
+
     /// The body of a message as JSON, in Python's form when it came so. `now` decides which certificates have expired.
     pub fn body<'a>(&self, message: &'a Message, now: Timestamp) -> Result<Cow<'a, str>, ContentError> {
         let properties = &message.properties;

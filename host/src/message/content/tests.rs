@@ -182,3 +182,12 @@ fn a_stored_result_says_what_it_is() {
         assert!(read_result(torn, 100, None, Timestamp::UNIX_EPOCH).is_err());
     }
 }
+
+#[test]
+fn a_bounded_reader_refuses_json_that_came_as_it_is_too() {
+    let message = message(Some("application/json"), TEXT.as_bytes());
+    let within = |bytes| everything().bounded(bytes).body(&message, Timestamp::UNIX_EPOCH);
+    assert_eq!(within(TEXT.len()).unwrap(), TEXT);
+    assert!(matches!(within(TEXT.len() - 1), Err(ContentError::TooLarge(_))));
+    assert!(everything().bounded(usize::MAX).0.limit == everything().limit);
+}
