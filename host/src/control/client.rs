@@ -12,12 +12,14 @@ use uuid::Uuid;
 use super::Options;
 use crate::broker::{Broker, BrokerError, Delivery};
 use crate::clock::Clock;
-use crate::message::content::Reader;
+use crate::message::content::{BoundedReader, Reader};
 use crate::message::{JsonMap, Message, Outgoing, Properties, Route};
 use crate::queue::{Exchange, ExchangeKind, Queue};
 
 /// Answers to one command end here, in their number and in bytes: whoever may send to a reply queue may send anything.
 const MOST: (usize, usize) = (10_000, 64 << 20);
+/// The largest answer that is read, bytes.
+const LARGEST: usize = 8 << 20;
 /// After how many seconds an unused reply queue goes.
 const REPLY_QUEUE_EXPIRES: f64 = 10.0;
 
@@ -82,7 +84,7 @@ pub struct Client {
     broker: Arc<dyn Broker>,
     requests: Exchange,
     reply_queue: Queue,
-    reader: Reader,
+    reader: BoundedReader,
     replies: mpsc::Receiver<Delivery>,
     clock: Clock,
 }
@@ -102,7 +104,7 @@ impl Client {
             broker,
             requests,
             reply_queue,
-            reader,
+            reader: reader.bounded(LARGEST),
             replies,
             clock: Clock::default(),
         })

@@ -159,8 +159,9 @@ impl Mailbox {
         self.execution.clock.hear(theirs.unwrap_or(0));
         let body = self.reader.body(message, Timestamp::now());
         let asked = body
-            .map_err(|error| error.to_string())
-            .and_then(|body| Asked::read(&body));
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|body| Asked::read(body));
         let asked = match asked {
             Ok(asked) => asked,
             Err(problem) => {
@@ -178,7 +179,7 @@ impl Mailbox {
             samples: &self.samples,
             obeyed: &self.options.obeyed,
         };
-        match commands::obey(&state, &asked.method, &asked.arguments) {
+        match commands::obey(&state, &asked.method, asked.arguments) {
             Answer::Value(value) => Some((asked.reply?, value)),
             Answer::Silence => None,
         }

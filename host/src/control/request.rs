@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::message::{JsonMap, Route};
+use crate::message::Route;
 use crate::queue::glob;
 
 /// The longest expression that nodes are chosen by, bytes, and how large it may become.
@@ -11,12 +12,12 @@ const LONGEST_PATTERN: usize = 1000;
 const LARGEST_PATTERN: usize = 1 << 20;
 
 /// A command and whom it is for.
-#[derive(Debug, PartialEq)]
-pub struct Asked {
+#[derive(Debug)]
+pub struct Asked<'a> {
     /// The command.
     pub method: String,
-    /// Its arguments, by name.
-    pub arguments: JsonMap,
+    /// Its arguments, as they came: only who obeys reads them.
+    pub arguments: &'a RawValue,
     /// Where the answer goes, when one is wanted.
     pub reply: Option<Reply>,
     audience: Audience,
@@ -39,10 +40,10 @@ enum Audience {
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct Body<'a> {
     method: String,
-    #[serde(default)]
-    arguments: Option<JsonMap>,
+    #[serde(borrow, default)]
+    arguments: Option<&'a RawValue>,
     #[serde(default)]
     destination: Value,
     #[serde(default)]
@@ -52,7 +53,7 @@ struct Body {
     #[serde(default)]
     ticket: Value,
     #[serde(default)]
-    reply_to: Option<ReplyTo>,
+    reply_to: Value,
 }
 
 #[derive(Deserialize)]
@@ -61,14 +62,14 @@ struct ReplyTo {
     routing_key: String,
 }
 
-impl Asked {
+impl<'a> Asked<'a> {
     /// Reads the body of a message; what is wrong with it, as a sentence.
-    pub fn read(body: &str) -> Result<Self, String> {
+    pub fn read(body: &'a str) -> Result<Self, String> {
         if !body.trim_start().starts_with('{') {
             // Or else a list would be read as the fields in their order.
             return Err("it is not a map".into());
         }
-        let body: Body = serde_json::from_str(body).map_err(|error| error.to_string())?;
+        let body: Body<'_> = serde_json::from_str(body).map_err(|error| error.to_string())?;
         let audience = match (body.destination, body.pattern, body.matcher) {
             (Value::Array(nodes), ..) if !nodes.is_empty() => Audience::Nodes(
                 nodes
@@ -89,10 +90,12 @@ impl Asked {
             }
             _ => Audience::Everybody,
         };
+        // A route that is none keeps nobody from obeying; there is just no way back, as in Celery.
+        let to = serde_json::from_value::<ReplyTo>(body.reply_to).ok();
         Ok(Self {
             method: body.method,
-            arguments: body.arguments.unwrap_or_default(),
-            reply: body.reply_to.map(|to| Reply {
+            arguments: body.arguments.unwrap_or(RawValue::NULL),
+            reply: to.map(|to| Reply {
                 ticket: body.ticket,
                 route: Route {
                     exchange: to.exchange,
@@ -134,16 +137,17 @@ mod tests {
 
     use super::*;
 
-    fn asked(body: Value) -> Asked {
-        Asked::read(&body.to_string()).unwrap()
+    fn asked(body: &str) -> Asked<'_> {
+        Asked::read(body).unwrap()
     }
 
     #[test]
     fn a_request_of_the_real_client_is_read() {
         let sample = include_str!("../../../tests/cases/wire/pidbox-ping.json");
         let sample: Value = serde_json::from_str(sample).unwrap();
-        let asked = asked(sample["request"][0]["body_json"].clone());
-        assert_eq!((asked.method.as_str(), asked.arguments.len()), ("ping", 0));
+        let body = sample["request"][0]["body_json"].to_string();
+        let asked = asked(&body);
+        assert_eq!((asked.method.as_str(), asked.arguments.get()), ("ping", "{}"));
         let reply = asked.reply.as_ref().unwrap();
         assert_eq!(reply.ticket, "33333333-0000-4000-8000-000000000001");
         assert_eq!(reply.route.exchange, "reply.celery.pidbox");
@@ -179,7 +183,26 @@ mod tests {
         ] {
             let mut body = whom.clone();
             body["method"] = "ping".into();
-            assert_eq!(asked(body).is_for("w1@h"), is_for, "{whom}");
+            assert_eq!(asked(&body.to_string()).is_for("w1@h"), is_for, "{whom}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_answered_is_obeyed_all_the_same() {
+        for to in [
+            json!(null),
+            json!({}),
+            json!([]),
+            json!("x"),
+            json!({"exchange": "x"}),
+        ] {
+            let body = json!({"method": "ping", "reply_to": to}).to_string();
+            assert_eq!(asked(&body).reply, None, "{to}");
+        }
+        // What is wrong with them is said by who obeys.
+        for arguments in ["[]", "null", "[[1]]", "{\"x\": 1}"] {
+            let body = format!("{{\"method\": \"ping\", \"arguments\": {arguments}}}");
+            assert_eq!(asked(&body).arguments.get(), arguments);
         }
     }
 
@@ -191,8 +214,6 @@ mod tests {
             "[\"ping\", {}]",
             "{}",
             "{\"method\": 1}",
-            "{\"method\": \"ping\", \"arguments\": []}",
-            "{\"method\": \"ping\", \"reply_to\": \"x\"}",
             "{\"method\": \"ping\", \"pattern\": \"a\", \"matcher\": \"perl\"}",
             &format!("{{\"method\": \"ping\", \"ticket\": {}", "[".repeat(100_000)),
         ] {

@@ -9,8 +9,8 @@ use super::Event;
 
 /// The most events of tasks that wait, and the most bytes they may have together.
 const MOST: (usize, usize) = (100_000, 32 << 20);
-/// The most events of workers that wait.
-const MOST_OF_WORKERS: usize = 100;
+/// The same of workers: an election brings an action of its own.
+const MOST_OF_WORKERS: (usize, usize) = (100, 1 << 20);
 /// The most events in one message.
 const BATCH: usize = 256;
 /// The most bytes of a message that has more than one event.
@@ -26,6 +26,7 @@ pub struct Buffer {
 #[derive(Debug, Default)]
 struct Waiting {
     workers: VecDeque<Event>,
+    workers_bytes: usize,
     tasks: VecDeque<Event>,
     bytes: usize,
     /// Events that went because there was no room, since that was last asked.
@@ -51,9 +52,11 @@ impl Buffer {
             waiting.tasks.push_back(event);
             waiting.trim();
         } else {
+            waiting.workers_bytes += event.json.len();
             waiting.workers.push_back(event);
-            if waiting.workers.len() > MOST_OF_WORKERS {
-                waiting.workers.pop_front();
+            let (most, bytes) = MOST_OF_WORKERS;
+            while waiting.workers.len() > most || waiting.workers_bytes > bytes {
+                waiting.pop_of_worker();
             }
         }
         drop(waiting);
@@ -75,7 +78,7 @@ impl Buffer {
     /// The next message's events, if there are some.
     pub fn take_now(&self) -> Option<Batch> {
         let mut waiting = self.waiting();
-        if let Some(event) = waiting.workers.pop_front() {
+        if let Some(event) = waiting.pop_of_worker() {
             return Some(Batch::One(event));
         }
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -124,6 +127,12 @@ impl Buffer {
 impl Waiting {
     fn is_empty(&self) -> bool {
         self.workers.is_empty() && self.tasks.is_empty()
+    }
+
+    fn pop_of_worker(&mut self) -> Option<Event> {
+        let event = self.workers.pop_front()?;
+        self.workers_bytes -= event.json.len().min(self.workers_bytes);
+        Some(event)
     }
 
     fn trim(&mut self) {
@@ -201,11 +210,17 @@ mod tests {
         assert_eq!(buffer.dropped(), 2);
         let first = buffer.take_now().unwrap();
         assert_eq!((texts(&first).len(), texts(&first)[0]), (BATCH, "2"));
-        for _ in 0..2 * MOST_OF_WORKERS {
-            buffer.put(event("worker-heartbeat", "w"));
-        }
-        let workers = std::iter::from_fn(|| buffer.take_now());
-        let workers = workers.take_while(|batch| matches!(batch, Batch::One(_)));
-        assert_eq!(workers.count(), MOST_OF_WORKERS);
+        let (most, bytes) = MOST_OF_WORKERS;
+        let kept = |text: &str| {
+            for _ in 0..2 * most {
+                buffer.put(event("worker-elect", text));
+            }
+            let workers = std::iter::from_fn(|| buffer.take_now());
+            workers.take_while(|batch| matches!(batch, Batch::One(_))).count()
+        };
+        assert_eq!(kept("w"), most);
+        assert_eq!(kept(&"x".repeat(bytes / 4)), 4);
+        assert_eq!(kept(&"x".repeat(bytes + 1)), 0);
+        assert_eq!(kept("w"), most);
     }
 }

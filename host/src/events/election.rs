@@ -10,6 +10,8 @@ use crate::message::JsonMap;
 const MOST: (usize, usize) = (100, 1000);
 /// The largest action, bytes, and all of them together.
 const LARGEST: (usize, usize) = (64 << 10, 4 << 20);
+/// The longest id, bytes of JSON.
+const LONGEST_ID: usize = 256;
 
 /// The elections that are under way.
 #[derive(Debug, Default)]
@@ -48,11 +50,16 @@ pub struct Elected {
 }
 
 impl Elections {
-    /// This worker calls an election.
-    pub(super) fn call(&mut self, id: &Value) {
-        if let Some(election) = self.election(id) {
-            election.acknowledged = Some(0);
+    /// This worker calls an election; false when it is one that nobody would take part in, or there is no room.
+    pub(super) fn call(&mut self, id: &Value, topic: &Value, action: &Value) -> bool {
+        if topic.to_string().len() + action.to_string().len() > LARGEST.0 {
+            return false;
         }
+        let Some(election) = self.election(id) else {
+            return false;
+        };
+        election.acknowledged = Some(0);
+        true
     }
 
     /// A candidate of a `worker-elect` event; false when the event is none, or there is no room.
@@ -107,7 +114,7 @@ impl Elections {
     /// The election with this id. When there are too many, one that this worker did not call makes room.
     fn election(&mut self, id: &Value) -> Option<&mut Election> {
         let id = id.to_string();
-        if id.len() > 256 {
+        if id.len() > LONGEST_ID {
             return None;
         }
         if self.running.len() >= MOST.0 && !self.running.contains_key(&id) {
@@ -151,7 +158,7 @@ mod tests {
     #[test]
     fn the_lowest_clock_wins_once_all_have_seen_it() {
         let mut elections = Elections::default();
-        elections.call(&json!("e1"));
+        assert!(elections.call(&json!("e1"), &json!("task"), &json!({})));
         for (clock, hostname) in [(9, "b@h"), (3, "c@h"), (3, "a@h")] {
             assert!(elections.stand(&elect("e1", clock, hostname, &json!({"task": hostname}))));
         }
@@ -178,7 +185,11 @@ mod tests {
             .count();
         assert!(taken > 10 && elections.bytes <= LARGEST.1, "{taken}");
         assert!(!elections.stand(&elect("e", 1, "a@h", &json!("x".repeat(LARGEST.0)))));
-        elections.call(&json!("x".repeat(1000)));
-        assert!(elections.running.len() <= MOST.0);
+        let long = |length| json!("x".repeat(length));
+        assert!(!elections.call(&long(LONGEST_ID), &json!("task"), &json!({})));
+        assert!(!elections.call(&json!("e"), &json!("task"), &long(LARGEST.0)));
+        let called = (0..MOST.0 + 1).filter(|n| elections.call(&json!(n), &json!("task"), &json!({})));
+        assert_eq!(called.count(), MOST.0, "nobody's own election makes room");
+        assert_eq!(elections.running.len(), MOST.0);
     }
 }

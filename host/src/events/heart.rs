@@ -58,8 +58,8 @@ pub async fn beat_until(
     events.beat("worker-offline", freq, active());
 }
 
-/// The load averages, as Python rounds them.
+/// The load averages, rounded up to two places as in Celery.
 fn load() -> [f64; 3] {
     let loads = rustix::system::sysinfo().loads;
-    loads.map(|load| (load as f64 / 65536.0 * 100.0).round() / 100.0)
+    loads.map(|load| (load as f64 / 65536.0 * 100.0).ceil() / 100.0)
 }

@@ -91,6 +91,11 @@ impl Events {
         self.are_on() && definition.send_events != Some(false)
     }
 
+    /// Whether events of workers are sent, and those of tasks can be.
+    pub fn dispatches(&self) -> bool {
+        self.dispatching
+    }
+
     /// Whether anything is ever sent.
     pub fn sends(&self) -> bool {
         self.dispatching || self.hears_sent()
@@ -139,9 +144,12 @@ impl Events {
         self.origin.is_some()
     }
 
-    /// Asks all workers who is to carry out an action (contract section 7.5).
-    pub fn call_election(&self, id: &Value, topic: &Value, action: &Value) {
-        self.elections().call(id);
+    /// Asks all workers who is to carry out an action (contract section 7.5). False, and nothing else, when it is too
+    /// large or too many elections are under way.
+    pub fn call_election(&self, id: &Value, topic: &Value, action: &Value) -> bool {
+        if !self.elections().call(id, topic, action) {
+            return false;
+        }
         let fields = [
             ("id", id),
             ("topic", topic),
@@ -150,6 +158,7 @@ impl Events {
         ];
         let fields = fields.map(|(name, value)| (name.to_owned(), value.clone()));
         self.send("worker-elect", fields.into_iter().collect());
+        true
     }
 
     /// The elections that are under way.

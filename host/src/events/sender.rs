@@ -23,10 +23,18 @@ pub struct Sender {
     pub writer: Writer,
 }
 
+/// Whether the exchange is there. That it is refused is said once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Declared {
+    Not,
+    Yes,
+    Refused,
+}
+
 impl Sender {
     /// Sends until `stop`, and then what still waits, while the broker takes it. Events of tasks wait while it is away.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let (mut declared, mut away) = (false, false);
+        let (mut declared, mut away) = (Declared::Not, false);
         let mut backoff = Backoff::default();
         loop {
             let batch = tokio::select! {
@@ -46,7 +54,7 @@ impl Sender {
                     if !std::mem::replace(&mut away, true) {
                         warn!("Events of tasks wait until the broker is back: {error}");
                     }
-                    declared = false;
+                    declared = Declared::Not;
                     self.events.buffer.put_back(batch);
                     if *stop.borrow() {
                         return;
@@ -58,7 +66,9 @@ impl Sender {
                 }
                 // The broker takes none of it, or, in a folder, nobody listens.
                 Err(error) => {
-                    declared = false;
+                    if declared == Declared::Yes {
+                        declared = Declared::Not;
+                    }
                     debug!("Events were not sent: {error}");
                 }
             }
@@ -69,10 +79,18 @@ impl Sender {
         }
     }
 
-    async fn send(&self, batch: &Batch, declared: &mut bool) -> Result<(), BrokerError> {
-        if !*declared {
-            self.broker.declare_exchange(&self.exchange).await?;
-            *declared = true;
+    async fn send(&self, batch: &Batch, declared: &mut Declared) -> Result<(), BrokerError> {
+        if *declared != Declared::Yes {
+            let done = self.broker.declare_exchange(&self.exchange).await;
+            if let Err(BrokerError::Refused(error) | BrokerError::Config(error)) = &done
+                && *declared != Declared::Refused
+            {
+                let exchange = &self.exchange.name;
+                warn!("No event is sent, as the exchange {exchange:?} (event_exchange) is refused: {error}");
+                *declared = Declared::Refused;
+            }
+            done?;
+            *declared = Declared::Yes;
         }
         self.broker.publish(self.outgoing(batch)?).await
     }

@@ -1,6 +1,6 @@
 //! The tasks that are here, and how to end one that runs (contract section 3.8, terminate; 8.5, USR1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -129,11 +129,14 @@ impl Active {
         running.filter(|entry| entry.progress == Progress::Active).count()
     }
 
-    /// Whether a task of this id runs.
-    pub fn runs(&self, id: &str) -> bool {
+    /// The ids of the tasks that run.
+    pub fn running_ids(&self) -> HashSet<String> {
         let tasks = self.tasks();
-        let mut entries = tasks.entries.values();
-        entries.any(|entry| entry.request.id == id && entry.progress == Progress::Active)
+        let active = tasks
+            .entries
+            .values()
+            .filter(|entry| entry.progress == Progress::Active);
+        active.map(|entry| entry.request.id.clone()).collect()
     }
 
     /// How many tasks of each kind began to run.
@@ -141,8 +144,8 @@ impl Active {
         self.tasks().begun.clone()
     }
 
-    /// Ends tasks that run, in the name of a signal; how many are here, running or not.
-    pub fn terminate(&self, wanted: impl Fn(&Request) -> bool, signal: i32) -> usize {
+    /// Ends tasks that run, in the name of a signal; those that are here, running or not.
+    pub fn terminate(&self, wanted: impl Fn(&Request) -> bool, signal: i32) -> Vec<Arc<Request>> {
         let tasks = self.tasks();
         let here = tasks.entries.values().filter(|entry| wanted(&entry.request));
         let end = |entry: &Entry| {
@@ -150,8 +153,9 @@ impl Active {
                 entry.end.signal.store(signal, Ordering::Relaxed);
                 entry.end.wanted.notify_one();
             }
+            Arc::clone(&entry.request)
         };
-        here.inspect(|entry| end(entry)).count()
+        here.map(end).collect()
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
@@ -254,9 +258,9 @@ mod tests {
         one.at(Progress::Active);
         two.at(Progress::Reserved);
         assert_eq!(active.reserved(), 2);
-        let end = |id: &str| active.terminate(|request| request.id == id, 9);
+        let end = |id: &str| active.terminate(|request| request.id == id, 9).len();
         assert_eq!((end("b"), end("c")), (1, 0));
-        assert!(active.runs("a") && !active.runs("b"));
+        assert_eq!(active.running_ids(), HashSet::from(["a".to_owned()]));
         // Ended before it looks: it is told all the same.
         assert_eq!(end("a"), 1);
         assert_eq!(one.terminated().await, 9);

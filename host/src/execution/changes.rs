@@ -1,20 +1,22 @@
 //! What remote control changes (contract section 6.3).
 
+use std::sync::Arc;
+
 use super::{Execution, set_rates};
 use crate::message::Request;
 use crate::policy::rate::Rate;
 
 impl Execution {
-    /// Revokes a task, here or still to come.
-    pub fn revoke(&self, id: &str) {
-        self.known.revoke(id);
-        if !self.active.runs(id) {
-            self.revoking.store(id);
-        }
+    /// Revokes tasks, here or still to come.
+    pub fn revoke(&self, ids: &[&str]) {
+        self.known.revoke_all(ids);
+        let running = self.active.running_ids();
+        self.revoking
+            .store(ids.iter().filter(|id| !running.contains(**id)));
     }
 
-    /// Ends the tasks that are here and wanted, in the name of a signal; how many are here.
-    pub fn terminate(&self, wanted: impl Fn(&Request) -> bool, signal: i32) -> usize {
+    /// Ends the tasks that are here and wanted, in the name of a signal; those that are here.
+    pub fn terminate(&self, wanted: impl Fn(&Request) -> bool, signal: i32) -> Vec<Arc<Request>> {
         self.active.terminate(wanted, signal)
     }
 

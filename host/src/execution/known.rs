@@ -59,7 +59,13 @@ impl Known {
 
     /// Revokes a task, here or still to come.
     pub fn revoke(&self, id: &str) {
-        lock(&self.revoked).ids.add(id, Instant::now());
+        self.revoke_all(&[id]);
+    }
+
+    /// Revokes tasks, here or still to come. Of more than are remembered the last ones are.
+    pub fn revoke_all(&self, ids: &[&str]) {
+        let (mut revoked, now) = (lock(&self.revoked), Instant::now());
+        ids.iter().for_each(|id| revoked.ids.add(id, now));
     }
 
     /// Revokes what another worker has revoked: a list of ids, or a map whose keys are ids (contract section 7.5).
@@ -77,8 +83,8 @@ impl Known {
         }
     }
 
-    /// Revokes every task with one of these stamps. False when too many stamps are revoked already.
-    pub fn revoke_by_stamp(&self, name: &str, values: impl IntoIterator<Item = Value>) -> bool {
+    /// Revokes every task with one of these stamps. False when too many stamps are revoked already, or they are too large.
+    pub fn revoke_by_stamp(&self, name: &str, values: &[&Value]) -> bool {
         lock(&self.revoked).add_stamp(name, values)
     }
 
@@ -170,7 +176,7 @@ mod tests {
             known.test_at_receipt(&request(json!({}))),
             Some(Revocation::Revoked)
         );
-        known.revoke_by_stamp("customer", [json!(7)]);
+        known.revoke_by_stamp("customer", &[&json!(7)]);
         let stamped =
             request(json!({"id": "i2", "stamps": {"customer": 7}, "stamped_headers": ["customer"]}));
         assert_eq!(known.test_at_receipt(&stamped), None);

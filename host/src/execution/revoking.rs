@@ -27,16 +27,19 @@ impl Revoking {
         }
     }
 
-    /// Stores REVOKED for a task, if nobody has begun it.
-    pub(super) fn store(&self, id: &str) {
+    /// Stores REVOKED for tasks, if nobody has begun them.
+    pub(super) fn store<'a>(&self, revoked: impl Iterator<Item = &'a &'a str>) {
         let Some(backend) = &self.backend else { return };
         let ids = self.ids.get_or_init(|| {
             let (sender, ids) = mpsc::channel(WAITING);
             tokio::spawn(look(Arc::clone(backend), ids));
             sender
         });
-        if ids.try_send(id.to_owned()).is_err() {
-            warn!("That {id:.100} is revoked is not stored: too many ids at once");
+        let left_out = revoked
+            .filter(|id| ids.try_send((**id).to_owned()).is_err())
+            .count();
+        if left_out > 0 {
+            warn!("That {left_out} tasks are revoked is not stored: too many ids at once");
         }
     }
 }

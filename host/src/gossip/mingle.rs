@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::broker::{Broker, BrokerError, Delivery};
 use crate::execution::Execution;
+use crate::message::content::BoundedReader;
 use crate::message::{Message, Outgoing, Properties, Route};
 use crate::queue::{Exchange, ExchangeKind, Queue};
 
@@ -20,17 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(5);
 /// How many answers may be here.
 const PREFETCH: u32 = 64;
+/// The largest answer that is read, bytes: as large as a `hello`.
+const LARGEST: usize = 8 << 20;
 
 /// Greets the other workers through `broker`, which is used for nothing else; `mailboxes` is `control_exchange`. Waits
 /// for their answers as long as Celery does, and takes over what they have revoked.
 pub async fn mingle(execution: &Execution, broker: &dyn Broker, mailboxes: &str) {
     info!("mingle: searching for neighbors");
+    let reader = execution.options.defaults.reader.clone().bounded(LARGEST);
     let mut synced = 0;
     match tokio::time::timeout(MOST, hello(execution, broker, mailboxes)).await {
         Ok(Ok(mut answers)) => {
             let until = tokio::time::Instant::now() + PATIENCE;
             while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.recv()).await {
-                synced += usize::from(take_over(execution, answer));
+                synced += usize::from(take_over(execution, &reader, answer));
             }
         }
         Ok(Err(error)) => warn!("mingle: {error}"),
@@ -105,13 +109,12 @@ async fn hello(
 }
 
 /// Takes over what one answer says; whether it says anything.
-fn take_over(execution: &Execution, answer: Delivery) -> bool {
+fn take_over(execution: &Execution, reader: &BoundedReader, answer: Delivery) -> bool {
     let Delivery { message, receipt, .. } = answer;
     receipt.ack();
     let headers = message.headers.as_ref();
     let clock = headers.and_then(|headers| headers.get("clock")?.as_u64());
     execution.clock.hear(clock.unwrap_or(0));
-    let reader = &execution.options.defaults.reader;
     let Ok(body) = reader.body(&message, Timestamp::now()) else {
         return false;
     };

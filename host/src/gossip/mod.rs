@@ -120,8 +120,9 @@ impl Gossip {
         match (kind, event.get("id")) {
             // An election waits for every worker that is alive, whether it stands or not.
             ("worker-elect", Some(id)) => {
+                // An answer to what was not taken would send its id on, however long.
                 if !events.elections().stand(event) {
-                    debug!("an election makes no sense, or there are too many");
+                    return debug!("an election makes no sense, or there are too many");
                 }
                 let fields = [("id".to_owned(), id.clone())];
                 events.send("worker-elect-ack", fields.into_iter().collect());

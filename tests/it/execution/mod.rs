@@ -164,8 +164,8 @@ const ACK: Option<Verdict> = Some(Verdict::Ack);
 impl Lab {
     /// Revokes a task and ends it if it runs; whether it is here.
     fn end(&self, id: &str) -> bool {
-        self.worker.revoke(id);
-        self.worker.terminate(|request| request.id == id, 15) > 0
+        self.worker.revoke(&[id]);
+        !self.worker.terminate(|request| request.id == id, 15).is_empty()
     }
 
     async fn new(options: Options) -> Lab {

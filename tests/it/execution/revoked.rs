@@ -12,7 +12,7 @@ fn revocation(why: &str) -> serde_json::Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_task_does_not_run_and_is_acknowledged() {
     let lab = Lab::new(Options::default()).await;
-    lab.worker.revoke("called-off");
+    lab.worker.revoke(&["called-off"]);
     let sent = lab.send("echo", json!([1]), json!({"id": "called-off"}));
     assert_eq!(sent.done().await, ACK);
     // Once when it was revoked, as nobody had begun it, and once when it came.
@@ -40,7 +40,7 @@ async fn a_task_is_revoked_while_it_waits_for_a_slot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stamps_revoke_by_their_type() {
     let lab = Lab::new(Options::default()).await;
-    lab.worker.known.revoke_by_stamp("customer", [json!(4242)]);
+    lab.worker.known.revoke_by_stamp("customer", &[&json!(4242)]);
     let stamped = |value| json!({"stamps": {"customer": value}, "stamped_headers": ["customer"]});
     let revoked = lab.send("echo", json!([1]), stamped(json!([1, 4242])));
     let other = lab.send("echo", json!([1]), stamped(json!("4242")));

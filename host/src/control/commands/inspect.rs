@@ -58,11 +58,7 @@ pub(super) fn query_task(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
 }
 
 pub(super) fn registered(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
-    let items = match arguments.get("taskinfoitems") {
-        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).collect(),
-        Some(Value::String(item)) => vec![item.as_str()],
-        _ => Vec::new(),
-    };
+    let items = shown::attributes(arguments.get("taskinfoitems"));
     let registry = state.execution.tasks.registry();
     let mut definitions: Vec<_> = registry.definitions().collect();
     if !arguments.flag("builtins") {

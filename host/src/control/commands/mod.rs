@@ -6,8 +6,8 @@ mod revoke;
 mod tune;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
 
 use self::arguments::Arguments;
 use super::about::About;
@@ -15,6 +15,10 @@ use super::resources::Samples;
 use crate::execution::Execution;
 use crate::message::{JsonMap, repr};
 use crate::shutdown::Stage;
+
+/// The most bytes that the arguments of a command may have, unless it takes ids or stamps by the thousand: what was read
+/// is several times as large.
+const LARGEST: usize = 64 << 10;
 
 /// What a command may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +93,8 @@ struct Command {
     required: &'static [&'static str],
     /// All arguments that it takes, where others are an error.
     only: Option<&'static [&'static str]>,
+    /// Whether its arguments may be as large as a message.
+    large: bool,
     obey: Obey,
 }
 
@@ -100,6 +106,7 @@ impl Command {
             group,
             required,
             only: None,
+            large: false,
             obey,
         }
     }
@@ -113,6 +120,10 @@ impl Command {
             only: Some(names),
             ..self
         }
+    }
+
+    const fn large(self) -> Self {
+        Self { large: true, ..self }
     }
 }
 
@@ -142,20 +153,21 @@ const COMMANDS: &[Command] = &[
     look("reserved", inspect::reserved).or("dump_reserved"),
     look("scheduled", inspect::scheduled).or("dump_schedule"),
     look("revoked", |state, _| value(state.execution.known.revoked())).or("dump_revoked"),
-    Command::new(Group::Inspect, "query_task", &["ids"], inspect::query_task),
+    Command::new(Group::Inspect, "query_task", &["ids"], inspect::query_task).large(),
     look("active_queues", inspect::active_queues).only(&[]),
-    Command::new(Group::Inspect, "hello", &["from_node"], revoke::hello),
+    Command::new(Group::Inspect, "hello", &["from_node"], revoke::hello).large(),
     look("memsample", |state, _| value(state.samples.take())),
     look("memdump", inspect::memdump),
     look("objgraph", inspect::objgraph),
     look("heartbeat", tune::heartbeat).only(&[]),
-    revokes("revoke", &["task_id"], revoke::revoke),
-    revokes("terminate", &["signal", "task_id"], revoke::terminate),
+    revokes("revoke", &["task_id"], revoke::revoke).large(),
+    revokes("terminate", &["signal", "task_id"], revoke::terminate).large(),
     revokes(
         "revoke_by_stamped_headers",
         &["headers"],
         revoke::revoke_by_stamped_headers,
-    ),
+    )
+    .large(),
     tunes("rate_limit", &["task_name", "rate_limit"], tune::rate_limit),
     tunes("time_limit", &[], tune::time_limit),
     tunes("add_consumer", &["queue"], tune::add_consumer),
@@ -176,7 +188,7 @@ const COMMANDS: &[Command] = &[
 ];
 
 /// Obeys a command, if its group is obeyed; what cannot be done is said as Python says it.
-pub fn obey(state: &State<'_>, method: &str, arguments: &JsonMap) -> Answer {
+pub fn obey(state: &State<'_>, method: &str, arguments: &RawValue) -> Answer {
     let done = match COMMANDS
         .iter()
         .find(|command| command.name == method || command.alias == method)
@@ -184,19 +196,48 @@ pub fn obey(state: &State<'_>, method: &str, arguments: &JsonMap) -> Answer {
         Some(command) => run(state, command, arguments),
         None => Err(Refused::new("KeyError", method)),
     };
-    done.or_else(|Refused(error)| value(json!({"error": error})))
-        .unwrap_or(Answer::Silence)
+    done.or_else(|Refused(error)| {
+        tracing::error!("pidbox command error: {error:.300}");
+        value(json!({"error": error}))
+    })
+    .unwrap_or(Answer::Silence)
 }
 
-fn run(state: &State<'_>, command: &Command, arguments: &JsonMap) -> Done {
+fn run(state: &State<'_>, command: &Command, arguments: &RawValue) -> Done {
     let (name, group) = (command.name, command.group.name());
     if !state.obeyed.contains(&command.group) {
         let text = format!("{name} is not obeyed here: the setting control_groups is without '{group}'");
         return Err(Refused::new("PermissionError", &text));
     }
-    let arguments = Arguments::new(arguments);
+    let arguments = read(command, arguments)?;
+    let arguments = Arguments::new(&arguments);
     arguments.check(name, command.required, command.only)?;
     (command.obey)(state, &arguments)
+}
+
+/// The arguments by name. Nothing stands for none, in each of Python's forms.
+fn read(command: &Command, arguments: &RawValue) -> Result<JsonMap, Refused> {
+    let (name, bytes) = (command.name, arguments.get().len());
+    if bytes > LARGEST && !command.large {
+        let text = format!("the arguments of {name} have {bytes} bytes, {LARGEST} are allowed");
+        return Err(Refused::value(&text));
+    }
+    let of_type = |kind| {
+        let text = format!("celery.worker.control.{name}() argument after ** must be a mapping, not {kind}");
+        Err(Refused::new("TypeError", &text))
+    };
+    match serde_json::from_str(arguments.get()).map_err(|error| Refused::value(&error.to_string()))? {
+        Value::Object(arguments) => Ok(arguments),
+        Value::Null | Value::Bool(false) => Ok(JsonMap::new()),
+        Value::Bool(true) => of_type("bool"),
+        Value::Number(number) if number.as_f64() == Some(0.0) => Ok(JsonMap::new()),
+        Value::Number(number) if number.is_f64() => of_type("float"),
+        Value::Number(_) => of_type("int"),
+        Value::String(text) if text.is_empty() => Ok(JsonMap::new()),
+        Value::String(_) => of_type("str"),
+        Value::Array(list) if list.is_empty() => Ok(JsonMap::new()),
+        Value::Array(_) => of_type("list"),
+    }
 }
 
 fn value(value: impl Serialize) -> Done {
@@ -220,6 +261,43 @@ mod tests {
     fn every_group_has_its_name_in_the_settings() {
         for group in Group::ALL {
             assert_eq!(json!(group), group.name());
+        }
+    }
+
+    #[test]
+    fn arguments_are_a_map_or_nothing_and_of_a_sane_size() {
+        let read = |name: &str, arguments: &str| {
+            let command = COMMANDS.iter().find(|command| command.name == name).unwrap();
+            let arguments = RawValue::from_string(arguments.to_owned()).unwrap();
+            read(command, &arguments).map_err(|Refused(error)| error)
+        };
+        for nothing in ["null", "{}", "[]", "\"\"", "0", "0.0", "false"] {
+            assert_eq!(read("ping", nothing), Ok(JsonMap::new()), "{nothing}");
+        }
+        assert_eq!(read("ping", "{\"x\": 1}").unwrap().len(), 1);
+        for (other, kind) in [
+            ("[1]", "list"),
+            ("\"x\"", "str"),
+            ("3", "int"),
+            ("0.5", "float"),
+            ("true", "bool"),
+        ] {
+            let text = format!(
+                "TypeError('celery.worker.control.ping() argument after ** must be a mapping, not {kind}')"
+            );
+            assert_eq!(read("ping", other), Err(text));
+        }
+        let large = format!("{{\"ids\": {:?}}}", "x".repeat(LARGEST));
+        assert!(read("ping", &large).unwrap_err().contains("65536 are allowed"));
+        assert!(read("rate_limit", &large).is_err());
+        for name in [
+            "hello",
+            "revoke",
+            "terminate",
+            "query_task",
+            "revoke_by_stamped_headers",
+        ] {
+            assert!(read(name, &large).is_ok(), "{name}");
         }
     }
 

@@ -1,43 +1,41 @@
 //! Commands that revoke and end tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use super::arguments::{Arguments, ids};
+use super::arguments::Arguments;
 use super::{Done, Group, Refused, State, ok, value};
 use crate::message::repr;
 
 /// The answers are Python's texts of a set and of a list.
 pub(super) fn revoke(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
-    let signal = match arguments.flag("terminate") {
-        true => Some(arguments.signal()?),
-        false => None,
-    };
-    by_id(state, &arguments.ids("task_id")?, signal)
+    by_id(state, arguments, arguments.flag("terminate"))
 }
 
 pub(super) fn terminate(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
-    by_id(state, &arguments.ids("task_id")?, Some(arguments.signal()?))
+    by_id(state, arguments, true)
 }
 
-fn by_id(state: &State<'_>, ids: &[&str], signal: Option<i32>) -> Done {
-    for id in ids {
-        state.execution.revoke(id);
+fn by_id(state: &State<'_>, arguments: &Arguments<'_>, terminate: bool) -> Done {
+    let mut ids = arguments.ids("task_id")?;
+    state.execution.revoke(&ids);
+    if !terminate {
+        tracing::info!("Tasks flagged as revoked: {:.1000?}", ids.join(", "));
+        return ok(&format!("tasks {} flagged as revoked", set(&ids)));
     }
-    let Some(signal) = signal else {
-        tracing::info!("Tasks flagged as revoked: {:.1000}", ids.join(", "));
-        return ok(&format!("tasks {} flagged as revoked", set(ids)));
-    };
-    let mut ended = ids.to_vec();
-    ended.retain(|id| {
-        let here = state.execution.terminate(|request| request.id == *id, signal) > 0;
-        if here {
-            tracing::info!("Terminating {id} ({signal})");
-        }
-        here
-    });
-    match &ended[..] {
+    // What is revoked stays so, also when there is no such signal, as in Celery.
+    let signal = arguments.signal()?;
+    let wanted: HashSet<&str> = ids.iter().copied().collect();
+    let here = state
+        .execution
+        .terminate(|request| wanted.contains(request.id.as_str()), signal);
+    let here: HashSet<&str> = here.iter().map(|request| request.id.as_str()).collect();
+    ids.retain(|id| here.contains(id));
+    for id in &ids {
+        tracing::info!("Terminating {id:.300?} ({signal})");
+    }
+    match &ids[..] {
         [] => ok("terminate: tasks unknown"),
         ended => ok(&format!("terminate: {}", ended.join(", "))),
     }
@@ -62,9 +60,8 @@ pub(super) fn revoke_by_stamped_headers(state: &State<'_>, arguments: &Arguments
     let revoked: Vec<(&String, Vec<&Value>)> =
         headers.iter().map(|(name, value)| (name, list(value))).collect();
     for (name, values) in &revoked {
-        let values = values.iter().map(|value| (*value).clone());
         if !state.execution.known.revoke_by_stamp(name, values) {
-            let text = "too many stamps are revoked already; a worker forgets them when it starts again";
+            let text = "a stamp is too large, or too many are revoked already; a worker forgets them when it starts again";
             return Err(Refused::value(text));
         }
     }
@@ -145,10 +142,10 @@ pub(super) fn hello(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
         return value(Value::Null);
     }
     tracing::info!("sync with {from:.300?}");
-    if state.obeyed.contains(&Group::Revoke) {
-        for id in ids(arguments.get("revoked"))? {
-            state.execution.known.revoke(id);
-        }
+    if let Some(revoked) = arguments.get("revoked")
+        && state.obeyed.contains(&Group::Revoke)
+    {
+        state.execution.known.merge_revoked(revoked);
     }
     let revoked = state.execution.known.revoked();
     value(json!({"revoked": revoked, "clock": state.execution.clock.forward()}))

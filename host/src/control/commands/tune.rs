@@ -10,6 +10,13 @@ use crate::message::repr;
 use crate::policy::rate::Rate;
 use crate::queue::{self, Queue};
 
+/// Of a worker that neither sends events nor listens to its neighbours.
+const NO_DISPATCHER: &str = "event dispatcher unavailable";
+/// The longest rate limit, bytes.
+const LONGEST_RATE: usize = 100;
+/// The largest description of a queue, bytes: a worker remembers those of a thousand.
+const LARGEST_QUEUE: usize = 4 << 10;
+
 pub(super) fn rate_limit(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
     let (text, is_off) = match arguments.get("rate_limit") {
         None => (String::new(), true),
@@ -23,6 +30,10 @@ pub(super) fn rate_limit(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
             return Err(Refused::new("TypeError", &text));
         }
     };
+    if text.len() > LONGEST_RATE {
+        let text = format!("a rate limit has at most {LONGEST_RATE} bytes");
+        return Err(Refused::value(&text));
+    }
     let Some(rate) = Rate::parse(&text) else {
         let (number, per) = text.split_once('/').unwrap_or((&text, "s"));
         if !matches!(per, "s" | "m" | "h" | "") {
@@ -77,6 +88,11 @@ pub(super) fn add_consumer(state: &State<'_>, arguments: &Arguments<'_>) -> Done
 }
 
 fn made(name: &str, arguments: &Map<String, Value>) -> Result<Queue, Refused> {
+    let bytes: usize = arguments.values().map(|value| value.to_string().len()).sum();
+    if bytes > LARGEST_QUEUE {
+        let text = format!("the options of a queue have at most {LARGEST_QUEUE} bytes");
+        return Err(Refused::value(&text));
+    }
     let mut options: Map<String, Value> = arguments
         .iter()
         .filter(|(option, value)| *option != "queue" && !value.is_null())
@@ -183,6 +199,9 @@ pub(super) fn pool_restart(state: &State<'_>, _: &Arguments<'_>) -> Done {
 }
 
 pub(super) fn enable_events(state: &State<'_>, _: &Arguments<'_>) -> Done {
+    if !state.execution.listeners.events.dispatches() {
+        return nok(NO_DISPATCHER);
+    }
     match state.execution.listeners.events.enable() {
         true => ok("task events enabled"),
         false => ok("task events already enabled"),
@@ -190,6 +209,9 @@ pub(super) fn enable_events(state: &State<'_>, _: &Arguments<'_>) -> Done {
 }
 
 pub(super) fn disable_events(state: &State<'_>, _: &Arguments<'_>) -> Done {
+    if !state.execution.listeners.events.dispatches() {
+        return nok(NO_DISPATCHER);
+    }
     match state.execution.listeners.events.disable() {
         true => ok("task events disabled"),
         false => ok("task events already disabled"),
@@ -206,8 +228,12 @@ pub(super) fn heartbeat(state: &State<'_>, _: &Arguments<'_>) -> Done {
 pub(super) fn election(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
     let argument = |name| arguments.get(name).unwrap_or(&Value::Null);
     let (id, topic, action) = (argument("id"), argument("topic"), argument("action"));
-    state.execution.listeners.events.call_election(id, topic, action);
-    Ok(Answer::Silence)
+    match state.execution.listeners.events.call_election(id, topic, action) {
+        true => Ok(Answer::Silence),
+        false => Err(Refused::value(
+            "the election is too large, or too many are under way",
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -239,5 +265,7 @@ mod tests {
             "{wrong}"
         );
         assert!(queue(json!({"no_such_option": 1})).is_err());
+        let large = json!({"queue_arguments": {"x": "y".repeat(LARGEST_QUEUE)}});
+        assert!(queue(large).unwrap_err().contains("4096 bytes"));
     }
 }
