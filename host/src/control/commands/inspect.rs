@@ -31,7 +31,7 @@ pub(super) fn active(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
 }
 
 pub(super) fn reserved(state: &State<'_>, _: &Arguments<'_>) -> Done {
-    let reserved = entries(state, |entry| entry.progress != Progress::Active);
+    let reserved = entries(state, |entry| entry.progress == Progress::Reserved);
     infos(state, &reserved, false)
 }
 
@@ -46,13 +46,15 @@ pub(super) fn scheduled(state: &State<'_>, _: &Arguments<'_>) -> Done {
 pub(super) fn query_task(state: &State<'_>, arguments: &Arguments<'_>) -> Done {
     let ids: std::collections::HashSet<&str> = arguments.ids("ids")?.into_iter().collect();
     let found = entries(state, |entry| ids.contains(entry.request.id.as_str()));
-    let found = found.iter().map(|entry| {
+    let found = found.iter().filter_map(|entry| {
         let progress = match entry.progress {
             Progress::Active => "active",
             Progress::Scheduled => "scheduled",
-            Progress::Reserved | Progress::Received => "reserved",
+            Progress::Reserved => "reserved",
+            // Celery knows nothing of a task that waits for its rate limit.
+            Progress::Received => return None,
         };
-        (entry.request.id.as_str(), (progress, info(state, entry, false)))
+        Some((entry.request.id.as_str(), (progress, info(state, entry, false))))
     });
     value(found.collect::<BTreeMap<_, _>>())
 }
