@@ -6,6 +6,7 @@
 mod consumer;
 mod exchange;
 pub(crate) mod folder;
+mod left_behind;
 mod listing;
 pub(crate) mod name;
 mod unacked;
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use self::consumer::{Command, Consumer};
+pub use self::left_behind::Fleeting;
 use super::exchanges::Exchanges;
 use super::options::Names;
 use super::{Bound, Broker, BrokerError, Delivery, Presence, Reconnect};
@@ -70,6 +72,9 @@ pub struct Options {
     /// Every queue of the settings: the types of their exchanges are known.
     #[serde(skip)]
     pub queues: Option<Queues>,
+    /// Queues that are removed when nobody reads them any more.
+    #[serde(skip)]
+    pub fleeting: Option<Fleeting>,
 }
 
 impl Options {
@@ -91,6 +96,7 @@ impl Default for Options {
             deadletter_queue: None,
             reconnect: Reconnect::default(),
             queues: None,
+            fleeting: None,
         }
     }
 }

@@ -273,16 +273,13 @@ impl Worker {
         );
         let mailbox = mailbox?;
         mingled?;
-        let own = mailbox.as_ref().map(|(broker, _)| Arc::clone(broker));
+        let own = mailbox.as_ref().map(|open| Arc::clone(&open.broker));
         let told = self.telling.start(&settings, &execution, own)?;
         let watch = watch.serve(&execution);
         let ended = worker::run(execution, &queues, || say_ready(&hostname, for_programs)).await;
         told.end().await;
-        if let Some((broker, serving)) = mailbox {
-            serving.abort();
-            if let Err(error) = broker.close().await {
-                tracing::debug!("the mailbox did not close cleanly: {error}");
-            }
+        if let Some(mailbox) = mailbox {
+            mailbox.close().await;
         }
         watch.end().await;
         let ended = ended?;
@@ -306,10 +303,11 @@ async fn load(settings: &Settings, sandbox: &Sandbox) -> Registry {
 async fn open_mailbox(
     settings: &Settings,
     execution: &Arc<Execution>,
-) -> anyhow::Result<Option<(Arc<dyn Broker>, JoinHandle<()>)>> {
+) -> anyhow::Result<Option<OpenMailbox>> {
     let Some((broker, options)) = connect::mailbox(settings)? else {
         return Ok(None);
     };
+    let queue = options.queue(&execution.options.hostname);
     let mailbox = Mailbox::new(
         Arc::clone(&broker),
         Arc::clone(execution),
@@ -323,7 +321,35 @@ async fn open_mailbox(
         _ = tokio::time::timeout(MAILBOX_PATIENCE, open) => {}
         () = execution.shutdown.reached(Stage::Warm) => {}
     }
-    Ok(Some((broker, serving)))
+    Ok(Some(OpenMailbox {
+        broker,
+        queue,
+        serving,
+    }))
+}
+
+/// The mailbox of remote control while it is open.
+struct OpenMailbox {
+    broker: Arc<dyn Broker>,
+    queue: Queue,
+    serving: JoinHandle<()>,
+}
+
+impl OpenMailbox {
+    /// Nobody is asked any more, nor left with questions that a worker of this name would find at its start.
+    async fn close(self) {
+        self.serving.abort();
+        let closed = async {
+            self.broker.cancel().await;
+            let forgotten = self.broker.forget(&self.queue).await;
+            self.broker.close().await.and(forgotten)
+        };
+        match tokio::time::timeout(MAILBOX_PATIENCE, closed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!("the mailbox did not close cleanly: {error}"),
+            Err(_) => tracing::debug!("the mailbox did not close in time"),
+        }
+    }
 }
 
 /// Goes to stderr whatever the log's level is: people and their scripts wait for it.

@@ -102,6 +102,7 @@ pub fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
             control_folder: folders.control,
             reconnect: reconnect(settings),
             queues: Some(queues),
+            fleeting: fleeting(settings),
             ..filesystem::Options::default()
         };
         return Ok(Arc::new(FilesystemBroker::new(&options)?));
@@ -147,11 +148,24 @@ pub fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
             let options = filesystem::Options {
                 reconnect: reconnect(settings),
                 queues: Some(queues),
+                fleeting: fleeting(settings),
                 ..filesystem::Options::transport(table)?
             };
             Ok(Arc::new(FilesystemBroker::new(&options)?))
         }
     }
+}
+
+/// In a folder the queues of monitors and clients outlive them.
+fn fleeting(settings: &Settings) -> Option<filesystem::Fleeting> {
+    Some(filesystem::Fleeting {
+        events: (
+            settings.event_queue_prefix.clone(),
+            settings.event_exchange.clone(),
+        ),
+        replies: format!("reply.{}.pidbox", settings.control_exchange),
+        expires: seconds(settings.event_queue_expires)?,
+    })
 }
 
 /// What OpenTelemetry calls the broker of these settings.

@@ -28,7 +28,7 @@ use self::commands::Answer;
 pub use self::commands::Group;
 use self::request::{Asked, Reply};
 use self::resources::Samples;
-use crate::broker::{Broker, Delivery};
+use crate::broker::{Backoff, Broker, BrokerError, Delivery};
 use crate::execution::Execution;
 use crate::message::content::BoundedReader;
 use crate::message::{Message, Outgoing, Properties};
@@ -121,6 +121,7 @@ impl Mailbox {
     pub async fn run(&self, opened: oneshot::Sender<()>) {
         let mut opened = Some(opened);
         let queue = self.options.queue(&self.execution.options.hostname);
+        self.forget(&queue).await;
         loop {
             let consumed = self.broker.consume(std::slice::from_ref(&queue), PREFETCH).await;
             if let Some(opened) = opened.take() {
@@ -132,6 +133,19 @@ impl Mailbox {
                 Err(error) => warn!("Remote control is not available: {error}"),
             }
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Where a queue outlives its worker, what was asked of a predecessor of this name is not asked of this one: an old
+    /// `shutdown` would end it.
+    async fn forget(&self, queue: &Queue) {
+        let mut backoff = Backoff::default();
+        while let Err(error) = self.broker.forget(queue).await {
+            debug!("what the mailbox has from before is still there: {error}");
+            if !matches!(error, BrokerError::Connection(_)) {
+                return;
+            }
+            tokio::time::sleep(backoff.next_pause()).await;
         }
     }
 

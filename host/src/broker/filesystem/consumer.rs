@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::listing::Listing;
 use super::unacked::{self, Unacked};
-use super::{Options, exchange, folder, name};
+use super::{Options, exchange, folder, left_behind, name};
 use crate::broker::{Backoff, BrokerError, Delivery, Gone, Presence, Receipt, Told, Verdict, tell};
 use crate::message::envelope;
 use crate::queue::Queue;
@@ -25,6 +25,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How often it looks for messages of dead workers.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// How often it looks for queues that nobody reads any more.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// How many files are looked at before verdicts have their turn.
 const BATCH: usize = 64;
 /// A file that makes no sense and is younger than this may still be written by somebody who holds no lock.
@@ -83,6 +85,7 @@ pub(super) struct Consumer {
     backoff: Backoff,
     next_check: Instant,
     next_sweep: Instant,
+    next_tidying: Instant,
     /// Connection attempts that failed in a row.
     failures: u32,
     declared: Vec<Queue>,
@@ -118,6 +121,7 @@ impl Consumer {
             backoff: Backoff::default(),
             next_check: Instant::now(),
             next_sweep: Instant::now(),
+            next_tidying: Instant::now() + TIDY_EVERY,
             failures: 0,
             declared: Vec::new(),
             queues: HashSet::new(),
@@ -215,7 +219,7 @@ impl Consumer {
         };
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_EVERY;
-            match unacked::sweep(&place.input) {
+            match self.sweep(&place) {
                 Ok(0) => {}
                 Ok(count) => {
                     tracing::warn!("{count} messages of a worker that died are back in their queues");
@@ -228,6 +232,25 @@ impl Consumer {
             }
         }
         self.take_some(&place)
+    }
+
+    /// Gives back what dead workers held; how many messages. Binds the queues again too, as a table of kombu's that was
+    /// read half-written and written back is without them.
+    fn sweep(&mut self, place: &Place) -> io::Result<usize> {
+        if self.deliveries.is_some() {
+            self.bind(&self.declared)?;
+        }
+        if let Some(fleeting) = &self.options.fleeting
+            && Instant::now() >= self.next_tidying
+        {
+            self.next_tidying = Instant::now() + TIDY_EVERY;
+            let control = folder::open(&self.options.control_folder, false)?;
+            let removed = left_behind::sweep(&place.input, &control, fleeting)?;
+            if removed > 0 {
+                tracing::info!("removed {removed} queues of monitors and clients that are gone");
+            }
+        }
+        unacked::sweep(&place.input)
     }
 
     /// Makes sure that the folders are open and still the ones that the paths name.

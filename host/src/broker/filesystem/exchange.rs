@@ -47,26 +47,43 @@ pub(super) fn bind(control: &Dir, queue: &Queue) -> io::Result<()> {
 /// The end of the bindings of a queue.
 pub(super) fn unbind(control: &Dir, queue: &Queue) -> io::Result<()> {
     for (exchange, ..) in queue.all_bindings() {
-        if is_name(&exchange.name) {
-            change(control, &exchange.name, |table| {
-                table.retain(|(_, _, bound)| *bound != queue.name);
-            })?;
-        }
+        unbind_from(control, &exchange.name, &queue.name)?;
     }
     Ok(())
+}
+
+/// The end of the bindings of a queue to one exchange.
+pub(super) fn unbind_from(control: &Dir, exchange: &str, queue: &str) -> io::Result<()> {
+    if !is_name(exchange) {
+        return Ok(());
+    }
+    change(control, exchange, |table| {
+        table.retain(|(_, _, bound)| bound != queue);
+    })
 }
 
 fn add(control: &Dir, exchange: &str, binding: Binding) -> io::Result<()> {
     change(control, exchange, |table| {
         if !table.contains(&binding) {
-            table.insert(0, binding);
+            table.insert(0, binding.clone());
         }
     })
 }
 
 /// Changes the table of an exchange.
-fn change(control: &Dir, exchange: &str, change: impl FnOnce(&mut Vec<Binding>)) -> io::Result<()> {
-    let mut file = folder::open_file(control, &file_name(exchange), true)?;
+fn change(control: &Dir, exchange: &str, change: impl Fn(&mut Vec<Binding>)) -> io::Result<()> {
+    let name = file_name(exchange);
+    if !control.exists(&name) {
+        let mut table = Vec::new();
+        change(&mut table);
+        // kombu would take a file without a table for a broken one. Where it cannot be linked into its place, or somebody
+        // was faster, the way is that of a file that is there.
+        let text = serde_json::to_vec(&table).map_err(io::Error::other)?;
+        if table.is_empty() || matches!(folder::create(control, &name, &text), Ok(true)) {
+            return Ok(());
+        }
+    }
+    let mut file = folder::open_file(control, &name, true)?;
     within_patience(|| file.try_lock())?;
     // Written in place: kombu locks the file itself, and would go on with the old one if it were replaced.
     let mut table = match read_table(&mut file) {
@@ -232,6 +249,32 @@ mod tests {
         assert_eq!(text("all.exchange"), r#"[["","","other"],["x","","q"]]"#);
         assert_eq!(lookup(&dir, "media", "video.a.b", false).unwrap(), ["q"]);
         assert_eq!(lookup(&dir, "all", "whatever", true).unwrap(), ["other", "q"]);
+    }
+
+    /// kombu reads without waiting for who writes, and an empty file is an error to it.
+    #[test]
+    fn nobody_sees_a_table_without_its_content() {
+        let (path, dir) = folder();
+        unbind(&dir, &Queue::named("celery")).unwrap();
+        assert_eq!(std::fs::read_dir(path.path()).unwrap().count(), 0);
+        let seen = std::thread::scope(|scope| {
+            let binding = scope.spawn(|| {
+                for n in 0..500 {
+                    bind(&dir, &Queue::named(format!("q{n}"))).unwrap();
+                }
+            });
+            let (mut seen, mut empty) = (0, 0);
+            while !binding.is_finished() {
+                for file in std::fs::read_dir(path.path()).unwrap().flatten() {
+                    if file.path().extension().is_some_and(|end| end == "exchange") {
+                        seen += 1;
+                        empty += usize::from(file.metadata().unwrap().len() == 0);
+                    }
+                }
+            }
+            (seen, empty)
+        });
+        assert!(seen.0 > 0 && seen.1 == 0, "{seen:?}");
     }
 
     #[test]

@@ -73,6 +73,19 @@ pub(crate) fn write(dir: &Dir, name: &str, content: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Makes a file with its content, which nobody ever sees without; false when there is one of that name already.
+pub(crate) fn create(dir: &Dir, name: &str, content: &[u8]) -> io::Result<bool> {
+    let temporary = format!(".{}.tmp", Uuid::new_v4());
+    write(dir, &temporary, content)?;
+    let linked = dir.hard_link(&temporary, dir, name);
+    let _ = dir.remove_file(&temporary);
+    match linked {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes temporary files that a process left behind when it died.
 pub(crate) fn remove_old_temporary_files(dir: &Dir) -> io::Result<()> {
     for entry in dir.entries()? {
@@ -138,6 +151,15 @@ mod tests {
         let (path, dir) = folder();
         assert!(write(&dir, "no/such/folder", b"x").is_err());
         assert_eq!(std::fs::read_dir(path.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_not_made_anew() {
+        let (path, dir) = folder();
+        assert!(create(&dir, "a", b"first").unwrap());
+        assert!(!create(&dir, "a", b"second").unwrap());
+        assert_eq!(std::fs::read(path.path().join("a")).unwrap(), b"first");
+        assert_eq!(std::fs::read_dir(path.path()).unwrap().count(), 1);
     }
 
     #[test]
