@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Presence};
 use crate::config::Settings;
 use crate::config::connect;
 use crate::events::{Events, FREQUENCY, Sender, beat_until};
@@ -19,6 +19,8 @@ use crate::shutdown::Stage;
 
 /// How long the last events may take to leave.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often to look whether a connection came back.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Celery's options.
 #[derive(Args)]
@@ -66,6 +68,7 @@ pub(super) struct Told {
     stop_sending: watch::Sender<bool>,
     sending: Option<JoinHandle<()>>,
     hearing: Option<(JoinHandle<()>, Arc<dyn Broker>)>,
+    mingling: Option<JoinHandle<()>>,
     /// That of the events, where they have one of their own.
     broker: Option<Arc<dyn Broker>>,
 }
@@ -86,15 +89,14 @@ impl Telling {
 
     /// Greets the other workers, where the transport has such.
     pub(super) async fn mingle(&self, settings: &Settings, execution: &Execution) -> anyhow::Result<()> {
-        if self.without_mingle || !connect::has_neighbours(settings)? {
-            return Ok(());
-        }
-        let broker = connect::aside(settings)?;
-        tokio::select! {
-            () = mingle(execution, &*broker, &settings.control_exchange) => {}
-            () = execution.shutdown.reached(Stage::Warm) => {}
+        if self.mingles(settings)? {
+            greet(settings, execution).await?;
         }
         Ok(())
+    }
+
+    fn mingles(&self, settings: &Settings) -> anyhow::Result<bool> {
+        Ok(!self.without_mingle && connect::has_neighbours(settings)?)
     }
 
     /// Starts to tell and to hear. `mailbox` is the mailbox's broker, which events go over too.
@@ -111,8 +113,16 @@ impl Telling {
             stop_sending: watch::Sender::new(false),
             sending: None,
             hearing: None,
+            mingling: None,
             broker: None,
         };
+        if let Some(mailbox) = &mailbox
+            && self.mingles(settings)?
+        {
+            let links = [execution.broker.presence(), mailbox.presence()];
+            let (settings, execution) = (settings.clone(), Arc::clone(execution));
+            told.mingling = Some(tokio::spawn(mingle_again(settings, execution, links)));
+        }
         let exchange = connect::event_exchange(settings)?;
         if events.sends() {
             let broker = match mailbox {
@@ -150,9 +160,38 @@ impl Telling {
     }
 }
 
+async fn greet(settings: &Settings, execution: &Execution) -> anyhow::Result<()> {
+    let broker = connect::aside(settings)?;
+    tokio::select! {
+        () = mingle(execution, &*broker, &settings.control_exchange) => {}
+        () = execution.shutdown.reached(Stage::Warm) => {}
+    }
+    Ok(())
+}
+
+/// Greets the others once more whenever one of these connections came back: what was revoked while it was gone was not
+/// heard. Celery does so each time it connects.
+async fn mingle_again(settings: Settings, execution: Arc<Execution>, links: [Presence; 2]) {
+    let mut known = 0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let reconnects = links.iter().map(Presence::reconnects).sum();
+        if reconnects == known || !links.iter().all(Presence::is_up) {
+            continue;
+        }
+        known = reconnects;
+        if let Err(error) = greet(&settings, &execution).await {
+            tracing::warn!("mingle: {error}");
+        }
+    }
+}
+
 impl Told {
     /// Says that the worker is offline, and sends what still waits.
     pub(super) async fn end(self) {
+        if let Some(mingling) = self.mingling {
+            mingling.abort();
+        }
         if let Some((hearing, broker)) = self.hearing {
             hearing.abort();
             let _ = timeout(PATIENCE, broker.close()).await;
