@@ -1,7 +1,7 @@
 //! The command line as a user types it.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use celerybox_tests::{Place, Process, Signal, Worker, celerybox, interpreter_for, root, tasks};
@@ -95,6 +95,20 @@ fn run_prints_the_value() {
     );
     let (code, out, _) = run(&["arithmetic.add", "[2]", r#"{"y": 40}"#]);
     assert_eq!((code, out.as_str()), (0, "42\n"));
+
+    // Nobody who reads is no error.
+    let mut command = command(folder.path(), &["run", &arithmetic, "arithmetic.add", "[2, 3]"]);
+    let mut closed = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(closed.stdout.take());
+    let output = closed.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), output.stderr.as_slice()),
+        (Some(0), &b""[..])
+    );
 
     let (code, out, error) = run(&["arithmetic.add", "[2]"]);
     assert_eq!((code, out.as_str()), (1, ""));
@@ -223,6 +237,17 @@ fn call_and_result_reach_the_embedded_worker() {
     let (code, _, error) = result(&id);
     assert_eq!(code, 1);
     assert!(error.contains("TimeLimitExceeded"), "{error}");
+
+    // What a client or a task put into it goes to no terminal as it is.
+    let id = send(&["probe.echo", "-a", "[\"\u{9b}2J\u{202e}\\u001b é\"]"]);
+    let shown = "\"\\u009b2J\\u202e\\u001b é\"\n";
+    assert_eq!(result(&id), (0, shown.into(), String::new()));
+    let (code, meta, _) = celerybox_in(folder.path(), &["result", &id, "--meta"]);
+    assert!(code == 0 && meta.contains(shown.trim_end()), "{meta}");
+    let id = send(&["probe.fail", "-a", "[\"\u{9b}2J\u{202e}\\u001b[2J\"]"]);
+    let (code, _, error) = celerybox_in(folder.path(), &["result", &id, "--traceback", "--timeout", "30"]);
+    assert!(code == 1 && error.contains("[2J"), "{error}");
+    assert!(!error.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{error:?}");
 
     let (code, out, _) = celerybox_in(folder.path(), &["result", "nobody-sent-this", "--timeout", "0.2"]);
     assert_eq!((code, out.as_str()), (69, ""));

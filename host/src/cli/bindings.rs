@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::global::Global;
-use super::remote::{away, say};
-use super::terminal::line;
+use super::remote::away;
+use super::terminal::{line, say};
 use super::{USAGE, remote};
 use crate::broker::BrokerError;
 use crate::config::{Settings, connect};

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::global::Global;
+use super::terminal::{line, say};
 use super::worker::Serving;
 use crate::config::connect;
 use crate::masked::masked;
@@ -36,13 +37,13 @@ impl Tasks {
         );
         let registry = super::load(&settings, &super::sandbox(&settings, 1)?).await;
         for component in registry.components() {
-            println!("{} (sha256 {})", component.name(), component.digest());
+            tell(&format!("{} (sha256 {})", component.name(), component.digest()));
             for definition in component.definitions() {
-                println!("  {}", describe(definition));
+                tell(&format!("  {}", describe(definition)));
             }
-            println!("  imports: {}", component.imports().join(", "));
-            for line in component.grants().lines() {
-                println!("  granted: {line}");
+            tell(&format!("  imports: {}", component.imports().join(", ")));
+            for grant in component.grants().lines() {
+                tell(&format!("  granted: {grant}"));
             }
         }
         Ok(broken(&registry))
@@ -67,19 +68,15 @@ impl Check {
         connect::backend(&settings, &broker)?;
         let sandbox = super::sandbox(&settings, settings.concurrency())?;
         let registry = super::load(&settings, &sandbox).await;
-        println!(
-            "broker:         {}",
-            settings
-                .broker_url
-                .as_ref()
-                .map_or("embedded".into(), |urls| masked(&urls.to_string()))
-        );
+        let broker = settings.broker_url.as_ref();
+        let broker = broker.map_or("embedded".into(), |urls| masked(&urls.to_string()));
+        tell(&format!("broker:         {broker}"));
         for (what, urls) in [
             ("taken from:     ", &settings.broker_read_url),
             ("sent to:        ", &settings.broker_write_url),
         ] {
             if let Some(urls) = urls {
-                println!("{what}{}", masked(&urls.to_string()));
+                tell(&format!("{what}{}", masked(&urls.to_string())));
             }
         }
         let backend = settings.result_backend.as_deref().map(masked);
@@ -88,17 +85,25 @@ impl Check {
         } else {
             "none"
         };
-        println!("result backend: {}", backend.unwrap_or_else(|| none.into()));
-        println!("concurrency:    {}", settings.concurrency());
-        println!("components:     {}", registry.components().len());
-        println!("tasks:          {}", registry.names().count());
+        tell(&format!(
+            "result backend: {}",
+            backend.unwrap_or_else(|| none.into())
+        ));
+        tell(&format!("concurrency:    {}", settings.concurrency()));
+        tell(&format!("components:     {}", registry.components().len()));
+        tell(&format!("tasks:          {}", registry.names().count()));
         for component in registry.components() {
-            for line in component.grants().lines() {
-                println!("granted:        {}: {line}", component.name());
+            for grant in component.grants().lines() {
+                tell(&format!("granted:        {}: {grant}", component.name()));
             }
         }
         Ok(broken(&registry))
     }
+}
+
+/// What components say of themselves goes to no terminal as it is.
+fn tell(text: &str) {
+    say(&line(text));
 }
 
 fn broken(registry: &Registry) -> ExitCode {
@@ -111,14 +116,14 @@ fn broken(registry: &Registry) -> ExitCode {
 
 /// One line on a task: its call, its options, its doc.
 fn describe(definition: &Definition) -> String {
-    let mut line = format!(
+    let mut text = format!(
         "{}{}",
         definition.name,
         definition.signature.as_deref().unwrap_or_default()
     );
     let mut option = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            line.push_str(&format!(" {name}={value}"));
+            text.push_str(&format!(" {name}={value}"));
         }
     };
     option(
@@ -137,7 +142,7 @@ fn describe(definition: &Definition) -> String {
     option("ignore_result", definition.ignore_result.map(|b| b.to_string()));
     option("rate_limit", definition.rate_limit.clone());
     match &definition.doc {
-        Some(doc) => format!("{line}  — {doc}"),
-        None => line,
+        Some(doc) => format!("{text}  — {doc}"),
+        None => text,
     }
 }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::global::Global;
-use super::remote::{away, say};
-use super::terminal::line;
+use super::remote::away;
+use super::terminal::{line, say};
 use crate::broker::BrokerError;
 use crate::config::{Settings, connect};
 use crate::queue::Queue;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::NO_ANSWER;
 use super::global::Global;
+use super::terminal::{json_text, line, lines, say};
 use crate::config::connect;
 use crate::message::repr;
 
@@ -76,16 +77,16 @@ impl Wait {
 
     fn show(&self, meta: &Value) -> ExitCode {
         if self.meta {
-            println!("{meta}");
+            say(&json_text(&meta.to_string()));
             return ExitCode::SUCCESS;
         }
         let result = meta.get("result").unwrap_or(&Value::Null);
         if status(meta) == "SUCCESS" {
-            println!("{result}");
+            say(&json_text(&result.to_string()));
             return ExitCode::SUCCESS;
         }
         if let (true, Some(traceback)) = (self.traceback, meta.get("traceback").and_then(Value::as_str)) {
-            eprintln!("{traceback}");
+            eprintln!("{}", lines(traceback));
         }
         let class = result
             .get("exc_type")
@@ -96,7 +97,10 @@ impl Wait {
             Some(other) => vec![repr::value(other)],
             None => Vec::new(),
         };
-        eprintln!("{}: {class}({})", status(meta), args.join(", "));
+        eprintln!(
+            "{}",
+            line(&format!("{}: {class}({})", status(meta), args.join(", ")))
+        );
         ExitCode::FAILURE
     }
 }

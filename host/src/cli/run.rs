@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::global::Global;
 use super::json_argument;
+use super::terminal::{json_text, line, lines, say};
 use crate::canvas::{Publication, Step};
 use crate::execution::errands::{Desk, Plan};
 use crate::message::{Message, Properties, Request, Route, request};
@@ -101,7 +102,7 @@ impl Run {
             ignore_result: false,
             nameable: Arc::new(Nameable::with(settings.allowed_exceptions.clone())),
             updates: Arc::new(|state: State, meta| {
-                eprintln!("{}: {meta}", state.as_str());
+                eprintln!("{}", line(&format!("{}: {meta}", state.as_str())));
                 async { Ok(()) }.boxed()
             }),
             errands: shown(Desk {
@@ -113,7 +114,7 @@ impl Run {
             }),
         };
         let run = component.run(call).await;
-        eprint!("{}", run.output);
+        eprint!("{}", lines(&run.output));
         let random = || Uuid::new_v4().as_u64_pair().0;
         let outcome = autoretry::apply(&request, &definition, run.outcome, random);
         Ok(report(&definition.name, outcome))
@@ -134,7 +135,7 @@ fn shown(desk: Desk) -> Errands {
                             } = &**publication;
                             let queue = grants::place(&outgoing.route);
                             let body = String::from_utf8_lossy(&outgoing.message.body);
-                            eprintln!("would send {task}[{id}] to {queue}: {body}");
+                            eprintln!("{}", line(&format!("would send {task}[{id}] to {queue}: {body}")));
                         }
                     }
                     Ok(answer)
@@ -169,35 +170,32 @@ fn local_request(task: &str, args: &str, kwargs: &str) -> anyhow::Result<Request
 }
 
 fn report(task: &str, outcome: Outcome) -> ExitCode {
-    match outcome {
+    let problem = match outcome {
         Outcome::Success(value) => {
-            println!("{value}");
+            say(&json_text(&value));
             return ExitCode::SUCCESS;
         }
         Outcome::Failure(failure) => {
             if let Some(traceback) = &failure.traceback {
-                eprintln!("{traceback}");
+                eprintln!("{}", lines(traceback));
             }
-            eprintln!("{task} failed: {}", failure.repr());
+            format!("{task} failed: {}", failure.repr())
         }
-        Outcome::TimeLimit(limit) => eprintln!("{task} failed: TimeLimitExceeded({limit})"),
-        Outcome::Retry(retry) => eprintln!("{task} asks to be run again: {retry}"),
-        Outcome::Reject { reason, requeue } => {
-            eprintln!(
-                "{task} rejected its message: {} (requeue: {requeue})",
-                reason.unwrap_or_default()
-            );
-        }
-        Outcome::Ignore => eprintln!("{task} asked to be ignored: nothing would be stored"),
-        Outcome::Replaced => eprintln!("{task} asked to be replaced by another task"),
+        Outcome::TimeLimit(limit) => format!("{task} failed: TimeLimitExceeded({limit})"),
+        Outcome::Retry(retry) => format!("{task} asks to be run again: {retry}"),
+        Outcome::Reject { reason, requeue } => format!(
+            "{task} rejected its message: {} (requeue: {requeue})",
+            reason.unwrap_or_default()
+        ),
+        Outcome::Ignore => format!("{task} asked to be ignored: nothing would be stored"),
+        Outcome::Replaced => format!("{task} asked to be replaced by another task"),
         Outcome::Revoked(_)
         | Outcome::Refused(_)
         | Outcome::Duplicate
         | Outcome::Unfollowed(_)
-        | Outcome::Cancelled => {
-            eprintln!("{task} did not run");
-        }
-        Outcome::WorkerLost(reason) => eprintln!("the sandbox failed: {reason}; please report this"),
-    }
+        | Outcome::Cancelled => format!("{task} did not run"),
+        Outcome::WorkerLost(reason) => format!("the sandbox failed: {reason}; please report this"),
+    };
+    eprintln!("{}", lines(&problem));
     ExitCode::FAILURE
 }

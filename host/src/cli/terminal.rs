@@ -1,7 +1,7 @@
 //! Texts of others on a terminal: what workers, senders and tasks put into names, values and errors is not obeyed.
 
 use std::fmt::Write;
-use std::io;
+use std::io::{self, Write as _};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -35,6 +35,28 @@ fn escaped(text: &str, lines: bool) -> String {
         }
     }
     safe
+}
+
+/// JSON text as it is, but for characters that a terminal would obey or that would hide what it says: in texts, the only
+/// place where JSON has them, they become escapes.
+pub(super) fn json_text(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && !c.is_ascii_whitespace() || is_hidden(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// Prints a line; that nobody reads any more is no error of ours.
+pub(super) fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// Characters without a picture that change how others are shown: directions, joiners, line separators, tags.
@@ -203,6 +225,18 @@ mod tests {
         assert!(json(&json!(hostile)).is_ascii());
         let read: Value = serde_json::from_str(&json(&json!({ hostile: [hostile] }))).unwrap();
         assert_eq!(read, json!({ hostile: [hostile] }));
+    }
+
+    #[test]
+    fn json_text_stays_the_same_json() {
+        let value = json!({"a\u{1b}\u{7f}": ["\u{9b}31m\u{202e}é漢\u{e0041}", 1.5]});
+        let text = json_text(&value.to_string());
+        assert_eq!(
+            text,
+            r#"{"a\u001b\u007f":["\u009b31m\u202eé漢\udb40\udc41",1.5]}"#
+        );
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        assert_eq!(json_text("[1,\n\t2]"), "[1,\n\t2]");
     }
 
     #[test]

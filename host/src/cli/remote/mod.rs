@@ -4,7 +4,7 @@ mod show;
 mod table;
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use self::show::Style;
 use self::table::Kind;
 use super::global::Global;
+use super::terminal::say;
 use super::{NO_ANSWER, USAGE, terminal};
 use crate::broker::BrokerError;
 use crate::config::{Settings, connect};
@@ -302,10 +303,4 @@ fn list(kind: Kind) -> String {
         Kind::Control => "Control Commands:",
     };
     format!("{title}\n{}", lines.collect::<Vec<_>>().join("\n"))
-}
-
-/// Prints a line; that nobody reads any more is no error of ours.
-pub(super) fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
