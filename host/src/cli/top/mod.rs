@@ -24,6 +24,7 @@ use super::feed::Feed;
 use super::global::Global;
 use super::remote::{away, open, place};
 use super::{log, terminal};
+use crate::broker::BrokerError;
 use crate::control::client::{Answer, Client, Command};
 use crate::message::JsonMap;
 
@@ -33,6 +34,8 @@ const DRAWING_INTERVAL: Duration = Duration::from_millis(500);
 const ASKING_INTERVAL: Duration = Duration::from_secs(5);
 /// How long each answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait before a broker that is away is asked again.
+const AWAY: Duration = Duration::from_secs(1);
 /// How long the thread that reads keys waits before it looks whether it is still needed.
 const KEY_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -190,7 +193,7 @@ async fn ask(client: &mut Client, mut questions: mpsc::Receiver<Command>, tell: 
                 arguments,
                 ..Command::named(method)
             };
-            let Ok(answers) = client.ask(&command, PATIENCE, |_| {}).await else {
+            let Some(answers) = answered(client, &command, &tell).await else {
                 return;
             };
             for answer in answers {
@@ -206,7 +209,7 @@ async fn ask(client: &mut Client, mut questions: mpsc::Receiver<Command>, tell: 
                 () = tokio::time::sleep_until(pause) => break,
             };
             let Some(question) = question else { return };
-            let Ok(answers) = client.ask(&question, PATIENCE, |_| {}).await else {
+            let Some(answers) = answered(client, &question, &tell).await else {
                 return;
             };
             let said = answers.iter().map(|Answer { node, value }| {
@@ -222,6 +225,28 @@ async fn ask(client: &mut Client, mut questions: mpsc::Receiver<Command>, tell: 
                 return;
             }
         }
+    }
+}
+
+/// Asks, once more while the broker is away, and says so; `None` when it is of no use any more.
+async fn answered(client: &mut Client, command: &Command, tell: &mpsc::Sender<News>) -> Option<Vec<Answer>> {
+    let mut away = false;
+    loop {
+        let said = match client.ask(command, PATIENCE, |_| {}).await {
+            Ok(answers) if !away => return Some(answers),
+            Ok(answers) => {
+                let back = News::Said("the broker is back".into());
+                return tell.send(back).await.is_ok().then_some(answers);
+            }
+            Err(BrokerError::Connection(reason)) => {
+                let reason = terminal::line(&terminal::cut(&reason, 200));
+                format!("the broker is away, waiting for it: {reason}")
+            }
+            Err(_) => return None,
+        };
+        away = true;
+        tell.send(News::Said(said)).await.ok()?;
+        tokio::time::sleep(AWAY).await;
     }
 }
 
