@@ -53,15 +53,16 @@ impl Worker {
 
     /// The same with another way to the broker, which is a server.
     pub fn command_through(place: &Place, broker: &str, settings: &Value) -> Command {
-        let through = settings_file(place, settings);
-        let mut command = Worker::bare_command(&through, place);
-        with_tasks(&mut command).args([
-            "--without-mingle",
-            "--broker",
-            broker,
-            "--result-backend",
-            &place.backend_url(),
-        ]);
+        let mut command = Worker::sociable_through(place, broker, settings);
+        command.arg("--without-mingle");
+        command
+    }
+
+    /// The same of a worker that greets its neighbours.
+    pub fn sociable_through(place: &Place, broker: &str, settings: &Value) -> Command {
+        let mut command = Worker::bare_command(&settings_file(place, settings), place);
+        let backend = place.backend_url();
+        with_tasks(&mut command).args(["--broker", broker, "--result-backend", &backend]);
         command
     }
 

@@ -31,6 +31,7 @@ class Monitor:
 
     def __init__(self):
         self.events, self.state, self.ready, self.failed = [], State(), threading.Event(), None
+        self.content_types = set()
         threading.Thread(target=self.hear, daemon=True).start()
         assert self.ready.wait(60)
 
@@ -42,6 +43,13 @@ class Monitor:
         try:
             with app.connection_for_read() as connection:
                 receiver = app.events.Receiver(connection, handlers={"*": take})
+                receive = receiver._receive
+
+                def look(body, message, **options):
+                    self.content_types.add(message.content_type)
+                    receive(body, message, **options)
+
+                receiver._receive = look
                 receiver.on_consume_ready = lambda *args, **options: self.ready.set()
                 receiver.capture(limit=None, timeout=None, wakeup=False)
         except BaseException as error:
@@ -192,6 +200,7 @@ def unwanted():
     loud = app.send_task("arithmetic.add", [1, 2], queue="ours")
     monitor.wait("ours", lambda: monitor.types(loud.id) == ["task-received", "task-started", "task-succeeded"])
     assert {event["hostname"] for event in monitor.events} == {"ours@test"}
+    assert monitor.content_types == {"application/x-yaml"}, monitor.content_types
 
 
 def sent():
@@ -215,6 +224,12 @@ def sent():
     assert {name: event[name] for name in expected} == expected, event
     assert re.fullmatch(r"gen\d+@.*", event["hostname"]), event
     monitor.wait("received", lambda: "task-received" in monitor.types(event["uuid"]))
+    retried = app.send_task("probe.retry", [1, 0]).id
+    ends = ["task-received", "task-started", "task-retried", "task-received", "task-started", "task-succeeded"]
+    monitor.wait("retried", lambda: sorted(monitor.types(retried)) == sorted([*ends, "task-sent"]))
+    (event,) = [event for event in monitor.of(retried) if event["type"] == "task-sent"]
+    expected = {"name": "probe.retry", "retries": 1, "root_id": retried, "queue": "celery"}
+    assert {name: event[name] for name in expected} == expected, event
 
 
 def collect(file, number):

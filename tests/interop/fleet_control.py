@@ -6,6 +6,7 @@ and is none. Texts of answers (`ok`, `error`) must be the same, of all else the 
 
 import json
 import sys
+import time
 import uuid
 
 import expect
@@ -13,6 +14,10 @@ from proj import app
 
 OURS, THEIRS = "ours@test", "theirs@test"
 BOTH = [OURS, THEIRS]
+#: Each has a queue of its own.
+QUEUES = {OURS: "ours", THEIRS: "theirs"}
+#: What an answer says of a task is the same, but for these.
+OF_ONE = {"id", "hostname", "time_start", "worker_pid"}
 differences = {}
 
 
@@ -53,6 +58,13 @@ def compare(name, command, **arguments):
     return answers
 
 
+def plain(info, node):
+    """What is said of a task, without what is of this one alone."""
+    route = dict(info["delivery_info"])
+    assert info["hostname"] == node and route.pop("routing_key") == QUEUES[node], info
+    return {**{name: value for name, value in info.items() if name not in OF_ONE}, "delivery_info": route}
+
+
 def stored(id):
     return app.backend.get_task_meta(id, cache=False)["status"]
 
@@ -60,21 +72,41 @@ def stored(id):
 def looking():
     for command in ["ping", "clock", "active_queues", "memsample", "memdump", "objgraph", "heartbeat", "registered"]:
         compare(command, command)
-    for alias in ["dump_tasks", "dump_active", "dump_reserved", "dump_schedule", "dump_revoked", "dump_conf"]:
-        assert "error" not in ask(alias)[OURS]
+    for alias, command in {
+        "dump_tasks": "registered",
+        "dump_active": "active",
+        "dump_reserved": "reserved",
+        "dump_schedule": "scheduled",
+        "dump_revoked": "revoked",
+        "dump_conf": "conf",
+    }.items():
+        assert ask(alias) == ask(command), alias
     answers = compare("registered items", "registered", taskinfoitems=["max_retries", "acks_late", "_x", "nothing"])
     for name in ["probe.late", "probe.exhausted", "arithmetic.add"]:
         lines = [next(line for line in answer if line.startswith(name + " ")) for answer in answers.values()]
         assert lines[0] == lines[1], lines
-    assert not any(name.startswith("celery.") for name in ask("registered")[OURS])
-    assert "celery.chord_unlock" in ask("registered", builtins=True)[OURS]
+    # Each has tasks that the other one has not; of those that both have the same is said, in the same order.
+    for options in [{}, {"builtins": True}, {"taskinfoitems": ["name", "rate_limit", "name", "send_events"]}]:
+        ours, theirs = (ask("registered", **options)[node] for node in BOTH)
+        both = {line.split()[0] for line in ours} & {line.split()[0] for line in theirs}
+        ours, theirs = ([line for line in lines if line.split()[0] in both] for lines in (ours, theirs))
+        assert ours == theirs and len(ours) > 20, (options, ours, theirs)
+        assert ("celery.chord_unlock" in ours) == ("builtins" in options), ours
     compare("hello", "hello", from_node="other@test", revoked=["said-by-a-neighbour"])
     assert "said-by-a-neighbour" in ask("revoked")[OURS]
     assert ask("hello", from_node=OURS, to=[OURS]) == {OURS: None}
     compare("revoked", "revoked")
-    report = ask("report")[OURS]["ok"]
-    assert "software -> celery:" in report, report
-    conf = app.control.inspect(destination=BOTH, timeout=20).conf()[OURS]
+    reports = {node: report["ok"] for node, report in ask("report").items()}
+    ours, theirs = (
+        [line.split("->")[0] for line in reports[node].splitlines() if "->" in line.split()[:2]] for node in BOTH
+    )
+    assert ours == theirs == ["software ", "platform ", "loader   ", "settings "], reports
+    assert all("\nsoftware -> celery:5." in report for report in reports.values()), reports
+    confs = app.control.inspect(destination=BOTH, timeout=20).conf()
+    conf = confs[OURS]
+    # Those that both were given, with the same masks over their secrets.
+    for key in ["worker_prefetch_multiplier", "result_extended", "broker_url", "deprecated_settings"]:
+        assert key in conf and conf[key] == confs[THEIRS][key], (key, confs)
     for key in (
         "worker_hijack_root_logger worker_log_color accept_content enable_utc timezone broker_url result_backend "
         "broker_heartbeat deprecated_settings include"
@@ -113,7 +145,6 @@ def mistakes():
         ("pool_grow", {"n": -1}, "negative"),
         ("pool_grow", {"n": "many"}, "whole number"),
         ("pool_shrink", {"n": 10**30}, "one must be left"),
-        ("revoke", {"task_id": [str(n) for n in range(60_000)]}, "at most 50000"),
         ("time_limit", {"task_name": "probe.echo", "hard": "long"}, "number of seconds"),
         ("add_consumer", {"queue": "x" * 5000}, "bytes"),
         ("add_consumer", {"queue": "q", "exchange_type": "nonsense"}, "nonsense"),
@@ -125,9 +156,20 @@ def mistakes():
 
 
 def limits():
-    compare("rate", "rate_limit", task_name="probe.echo", rate_limit="100/m")
-    assert any("probe.echo [rate_limit=100/m]" in line for line in ask("registered")[OURS])
+    compare("rate", "rate_limit", task_name="probe.echo", rate_limit="20/m")
+    assert all("probe.echo [rate_limit=20/m]" in answer for answer in ask("registered").values())
+    begun = time.monotonic()
+    first, second = ([app.send_task("probe.echo", [n], queue=queue) for queue in QUEUES.values()] for n in (1, 2))
+    for task in first:
+        assert task.get(timeout=60) == 1
+    # What waits for its rate is nowhere yet.
+    assert ask("reserved") == {OURS: [], THEIRS: []}
+    assert ask("query_task", ids=[task.id for task in second]) == {OURS: {}, THEIRS: {}}
+    for task in second:
+        assert task.get(timeout=60) == 2
+    assert time.monotonic() - begun > 2.5
     compare("rate off", "rate_limit", task_name="probe.echo", rate_limit=0)
+    # Celery's answer only: its processes made their copy of the limit when they started.
     compare("time limits", "time_limit", task_name="probe.sleep", soft=None, hard=1.0)
     slow = app.send_task("probe.sleep", [600], queue="ours")
     expect.within(60, lambda: stored(slow.id) == "FAILURE")
@@ -136,17 +178,19 @@ def limits():
 
 
 def pool():
-    def size():
-        """Of ours; Celery's `max-concurrency` stays what it was."""
-        stats = ask("stats", to=[OURS])[OURS]
-        return stats["pool"]["max-concurrency"], stats["prefetch_count"]
+    def sizes():
+        """Slots and prefetch; ours is one process, and Celery's `max-concurrency` stays what it was."""
+        stats = ask("stats")
+        ours, theirs = stats[OURS]["pool"]["max-concurrency"], len(stats[THEIRS]["pool"]["processes"])
+        return {"slots": [ours, theirs], "prefetch": [stats[node]["prefetch_count"] for node in BOTH]}
 
-    slots, held = size()
+    small, large = ({"slots": [slots] * 2, "prefetch": [slots * 4] * 2} for slots in (1, 3))
+    expect.within(60, lambda: sizes() == small)
     compare("grow", "pool_grow", n=2)
-    assert size() == (slots + 2, held + 8), size()
     # Celery cannot shrink what it is still starting.
-    assert ask("pool_shrink", to=[OURS], n=2) == {OURS: {"ok": "pool will shrink"}}
-    assert size() == (slots, held), size()
+    expect.within(60, lambda: sizes() == large)
+    compare("shrink", "pool_shrink", n=2)
+    expect.within(60, lambda: sizes() == small)
 
 
 def queues():
@@ -183,6 +227,8 @@ def revoking():
     expect.within(60, lambda: stored(unseen) == "REVOKED")
     # With an answer, so that both have heard it.
     ask("revoke", task_id=[one, two])
+    known = {node: [id for id in ids if id in (unseen, one, two)] for node, ids in ask("revoked").items()}
+    assert all(ids[0] == unseen and sorted(ids[1:]) == sorted([one, two]) for ids in known.values()), known
     for queue, id in [("ours", one), ("theirs", two)]:
         app.send_task("probe.echo", ["never"], queue=queue, task_id=id)
     expect.within(60, lambda: stored(one) == stored(two) == "REVOKED")
@@ -208,12 +254,21 @@ def busy():
     expect.within(60, lambda: all(len(tasks) == 1 for tasks in ask("active").values()))
     expect.within(60, lambda: all(ask("scheduled").values()))
     expect.within(60, lambda: all(ask("reserved").values()))
-    for command in ["active", "reserved", "scheduled"]:
-        compare(command, command)
+    for command, tasks in [("active", running), ("reserved", waiting), ("scheduled", later)]:
+        answers, seen = compare(command, command), []
+        for node, queue in QUEUES.items():
+            (info,) = answers[node]
+            entry = {name: value for name, value in info.items() if name not in ("eta", "request")}
+            info = info.get("request", info)
+            assert info["id"] == tasks[queue].id, (command, answers)
+            seen.append((plain(info, node), entry if command == "scheduled" else None))
+        assert seen[0] == seen[1], (command, seen)
     compare("active safe", "active", safe=True)
     states = ask("query_task", ids=[task.id for tasks in (running, waiting, later) for task in tasks.values()])
-    states = {node: sorted(state for state, _ in found.values()) for node, found in states.items()}
-    assert states[OURS] == ["active", "reserved", "scheduled"], states
+    for node, queue in QUEUES.items():
+        found = {id: state for id, (state, _) in states[node].items()}
+        expected = {"active": running, "reserved": waiting, "scheduled": later}
+        assert found == {tasks[queue].id: state for state, tasks in expected.items()}, states
     compare("stats when busy", "stats")
     for tasks in (waiting, later):
         ids = [task.id for task in tasks.values()]
@@ -224,7 +279,6 @@ def busy():
         answer = ask("revoke", to=[node], task_id=running[queue].id, terminate=True, signal="SIGKILL")
         assert answer == {node: {"ok": f"terminate: {running[queue].id}"}}, answer
         expect.within(60, lambda: stored(running[queue].id) == "REVOKED")
-    # A Python worker whose process was killed does not always begin another task within a minute.
     stamped = app.signature("probe.sleep", (600,))
     stamped.stamp(fleet="x")
     sent = stamped.apply_async(queue="ours").id
@@ -238,8 +292,9 @@ def busy():
 def main(cases):
     with open(cases) as file:
         allowed = json.load(file)
-    # Celery's pool takes more tasks than it has processes once it was shrunk: busy comes before that.
-    for part in [looking, mistakes, busy, limits, queues, events, revoking, pool]:
+    # A Python worker whose process was killed does not always begin another task, above all on RabbitMQ, and its pool
+    # takes more tasks than it has processes once it was shrunk: both come last.
+    for part in [looking, mistakes, limits, queues, events, revoking, busy, pool]:
         part()
     # Nobody answers it.
     app.control.broadcast("election", {"id": "e1", "topic": "t", "action": None}, destination=[OURS])

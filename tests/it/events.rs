@@ -229,14 +229,45 @@ impl Way {
     }
 }
 
-/// Tasks end while the broker is away for so long: no event of them is lost.
-fn outage(place: &Place, seconds: u64) {
-    const TASKS: usize = 8;
+/// A way to the broker of a place, and its URL that way.
+fn way_to(place: &Place) -> (Way, String) {
     let url = place.broker_url();
     let authority = url.rsplit_once('@').map_or(&url[..], |(_, rest)| rest);
     let authority = authority.split("://").last().unwrap().split('/').next().unwrap();
     let way = Way::to(authority.to_owned());
     let through = url.replace(authority, &format!("127.0.0.1:{}", way.port));
+    (way, through)
+}
+
+/// What was revoked while the connection was gone is learned from the neighbours once it is back.
+fn learns_again(place: &Place) {
+    let (way, through) = way_to(place);
+    let mut command = Worker::sociable_through(place, &through, &json!({}));
+    let mut cut_off = Worker::run("celerybox worker", command.args(["-n", "cut-off@test"]));
+    cut_off.wait_for_line("mingle: all alone");
+    let _other = Worker::start(place, &json!({}), &["-n", "other@test", "-Q", "other"]);
+    way.set_open(false);
+    python(place, "events.py", &["revoke", "meanwhile"]);
+    python(place, "events.py", &["revoked", "other@test", "meanwhile"]);
+    way.set_open(true);
+    greets(&mut cut_off);
+    python(place, "events.py", &["revoked", "cut-off@test", "meanwhile"]);
+}
+
+#[test]
+fn what_was_revoked_while_the_broker_was_away_is_learned_on_redis() {
+    learns_again(&Place::redis());
+}
+
+#[test]
+fn what_was_revoked_while_the_broker_was_away_is_learned_on_amqp() {
+    learns_again(&Place::amqp());
+}
+
+/// Tasks end while the broker is away for so long: no event of them is lost.
+fn outage(place: &Place, seconds: u64) {
+    const TASKS: usize = 8;
+    let (way, through) = way_to(place);
     let count = TASKS.to_string();
     let arguments = [
         "-E",
