@@ -1,7 +1,10 @@
 """What monitors hear of workers: `events.py FUNCTION ARGUMENT…`."""
 
+import atexit
 import json
+import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -41,6 +44,8 @@ class Monitor:
             self.state.event(event)
 
         try:
+            if command := os.environ.get("TEST_MONITOR"):
+                return self.hear_through(json.loads(command), take)
             with app.connection_for_read() as connection:
                 receiver = app.events.Receiver(connection, handlers={"*": take})
                 receive = receiver._receive
@@ -55,6 +60,15 @@ class Monitor:
         except BaseException as error:
             self.failed = error
             raise
+
+    def hear_through(self, command, take):
+        """Hears what our own monitor prints."""
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
+            atexit.register(monitor.kill)
+            self.ready.set()
+            for line in monitor.stdout:
+                take({**json.loads(line), "local_received": time.time()})
+        raise AssertionError("the monitor ended")
 
     def of(self, uuid):
         return [event for event in list(self.events) if event.get("uuid") == uuid]
@@ -169,7 +183,7 @@ def workers(ours, theirs):
         assert type(value) is type(theirs[field]), (field, value, theirs[field])
     for field in ("freq", "sw_ident", "sw_sys", "utcoffset"):
         assert ours[field] == theirs[field], (field, ours[field], theirs[field])
-    assert ours["processed"] > 10 and theirs["processed"] > 10, (ours, theirs)
+    assert ours["processed"] >= 10 and theirs["processed"] >= 10, (ours, theirs)
     assert all(type(load) is float for load in ours["loadavg"]) and len(ours["loadavg"]) == 3, ours
 
 

@@ -18,3 +18,11 @@ def within(seconds, fact):
     while not fact():
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.02)
+
+
+def becomes(value, look):
+    """Waits up to a minute until a look finds this value."""
+    end = time.monotonic() + 60
+    while (found := look()) != value:
+        assert time.monotonic() < end, f"{found} did not become {value}"
+        time.sleep(0.02)

@@ -1,7 +1,7 @@
 """`celerybox top` in a terminal of 80 columns and 24 lines: `top.py NODE COMMAND…`.
 
-Waits until the worker NODE is shown, sends a task that fails and waits until that is shown, revokes it, and ends with `q`;
-the terminal must be what it was before.
+Waits until the worker NODE is shown, says so, and waits until the broker was away and is back; sends a task that fails
+and waits until that is shown, revokes it, and ends with `q`; the terminal must be what it was before.
 """
 
 import fcntl
@@ -48,6 +48,10 @@ def drawn(text):
 try:
     drawn(node)
     drawn("online")
+    print("shown", flush=True)
+    drawn("away")
+    print("away", flush=True)
+    drawn("back")
     result = app.send_task("probe.fail", ["seen in top"])
     drawn("FAILURE")
     drawn("seen in top")

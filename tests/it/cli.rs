@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use celerybox_tests::{Place, Process, Signal, Worker, celerybox, interpreter_for, root, tasks};
+use celerybox_tests::{Place, Process, Signal, Worker, celerybox, guests, interpreter_for, root, tasks};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -46,11 +46,13 @@ fn component(name: &str) -> String {
     tasks().join(name).to_string_lossy().into_owned()
 }
 
-/// A worker in `folder/celerybox-data` with the example tasks.
+/// A worker in `folder/celerybox-data` with the example tasks and the probe's.
 fn embedded_worker(folder: &Path) -> Process {
-    let tasks = tasks();
-    let mut command = command(folder, &["worker", "-c", "4", "--tasks"]);
-    let mut worker = Process::start("celerybox worker", command.arg(tasks), None);
+    let mut command = command(folder, &["worker", "-c", "4"]);
+    for tasks in [tasks(), guests().join("probe.wasm")] {
+        command.arg("--tasks").arg(tasks);
+    }
+    let mut worker = Process::start("celerybox worker", &mut command, None);
     worker.wait_for_line("ready.");
     worker
 }

@@ -3,11 +3,13 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use celerybox_tests::{Place, Process, Worker, celerybox, interpreter, python, send};
+use celerybox_tests::{Place, Process, Worker, celerybox, interpreter, send};
 use serde_json::{Value, json};
 
 use crate::cli::{command, output};
+use crate::events::way_to;
 
 const BOTH: &str = "ours@test,theirs@test";
 /// For commands that ask both: they end with the second answer, so this is only a bound.
@@ -378,8 +380,14 @@ fn called(place: &Place) {
     let (code, out, error) = celery(&["result", out.trim()]);
     assert_eq!((code, out.as_str()), (0, "42\n"), "{error}");
     let (_, id, _) = celery(&["call", "probe.fail", "-a", "[\"boom\"]"]);
+    let (code, out, error) = celery(&["result", id.trim()]);
+    assert!(
+        code == 1 && error.contains("ValueError: ('boom', 7)"),
+        "{code} {out}{error}"
+    );
     let (code, out, error) = celery(&["result", "--traceback", id.trim()]);
-    assert!(code != 0 || out.contains("boom"), "{code} {out}{error}");
+    assert_eq!(code, 0, "{error}");
+    assert!(out.contains("boom"), "{out}");
     if place.broker_url().starts_with("redis") {
         let (code, out, error) = celery(&["list", "bindings"]);
         assert_eq!(code, 0, "{error}");
@@ -403,20 +411,23 @@ fn amqp_celery_calls_ours() {
     called(&Place::amqp());
 }
 
-/// In a real terminal, with a worker of Celery, whose events are complete.
+/// In a real terminal, with a worker of Celery, whose events are complete. The broker goes away and comes back.
 #[test]
 fn top_shows_a_worker_and_ends() {
     let place = Place::redis();
     let _worker = Worker::python(&place, &json!({}), &["-E", "-c", "1", "-n", "theirs@test"]);
     let celerybox = celerybox();
     let celerybox = celerybox.to_str().expect("UTF-8");
-    let arguments = place.arguments();
-    let arguments = arguments.iter().map(String::as_str);
-    let words: Vec<&str> = ["theirs@test", celerybox, "top"]
-        .into_iter()
-        .chain(arguments)
-        .collect();
-    python(&place, "top.py", &words);
+    let (way, through) = way_to(&place);
+    let mut watching = interpreter(&place);
+    watching.args(["top.py", "theirs@test", celerybox, "top", "--broker", &through]);
+    let mut watching = Process::start("top.py", &mut watching, None);
+    watching.wait_for_line("shown");
+    way.set_open(false);
+    watching.wait_for_line("away");
+    way.set_open(true);
+    let ended = watching.wait(Duration::from_secs(180));
+    assert!(ended.success(), "{}", watching.lines().join("\n"));
     // Without a terminal it says what to do.
     let (code, _, error) = output(command(place.folder(), &["top"]).args(place.arguments()));
     assert_eq!(code, 1);
