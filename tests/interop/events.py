@@ -211,6 +211,9 @@ def unwanted():
     monitor.wait("alive", lambda: monitor.state.alive_workers())
     quiet = app.send_task("arithmetic.add", [1, 1], queue="quiet")
     assert quiet.get(timeout=60) == 2
+    for command in (app.control.enable_events, app.control.disable_events):
+        (answer,) = command(destination=["quiet@test"], reply=True, timeout=60, limit=1)
+        assert answer == {"quiet@test": {"error": "event dispatcher unavailable"}}, answer
     loud = app.send_task("arithmetic.add", [1, 2], queue="ours")
     monitor.wait("ours", lambda: monitor.types(loud.id) == ["task-received", "task-started", "task-succeeded"])
     assert {event["hostname"] for event in monitor.events} == {"ours@test"}

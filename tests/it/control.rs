@@ -10,6 +10,7 @@ fn answers(place: &Place) {
     // Each name is a function of the script.
     python(place, "control.py", &["ping", "who_is_meant", "hostile"]);
     assert!(worker.peak_memory() < 1 << 30, "{}", worker.peak_memory());
+    worker.wait_for_line("pidbox command error: KeyError('no_such_command')");
     send(place, "probe.sleep", 2, &json!([600]), &json!({}));
     python(place, "control.py", &["busy", "command_line"]);
     assert!(worker.runs());
