@@ -6,11 +6,13 @@ The queues are those of the workers that take part: the last one is that of the 
 
 import json
 import sys
+import time
 from datetime import datetime, timedelta, timezone
 
 import expect
 from celery import chain, chord, group
 from celery.exceptions import ChordError
+from events import Monitor
 from proj import add, app, echo, fail, late, retry, sleep, tsum
 
 LIMIT = 30
@@ -30,6 +32,14 @@ def fails(result, culprit, error):
     text = error if app.conf.result_backend.startswith("file:") else f"Dependency {culprit} raised {error}"
     error = expect.raises(ChordError, lambda: alone(result).get(timeout=LIMIT))
     assert str(error) == text, str(error)
+
+
+def once(monitor, *ids):
+    """Each of these tasks was sent once: no second one came a moment later."""
+    monitor.wait("each is received", lambda: all("task-received" in monitor.types(identity) for identity in ids))
+    time.sleep(1)
+    received = [monitor.types(identity).count("task-received") for identity in ids]
+    assert received == [1] * len(ids), received
 
 
 def simple():
@@ -59,6 +69,7 @@ def crossing():
 
 
 def failing():
+    monitor = Monitor()
     errback = echo.si("called").set(task_id=app.oid + "-immutable")
     told = echo.s().set(task_id=app.oid + "-told")
     result = chord([add.s(1, 1), fail.s("boom")])(tsum.s().on_error(errback).on_error(told))
@@ -67,6 +78,7 @@ def failing():
     assert app.AsyncResult(told.options["task_id"]).get(timeout=LIMIT) == result.id
     assert app.AsyncResult(errback.options["task_id"]).get(timeout=LIMIT) == "called"
     assert result.parent.results[0].get(timeout=LIMIT) == 2
+    once(monitor, told.options["task_id"], errback.options["task_id"])
     # A body that fails by itself.
     result = chord([add.s(1, 1)])(fail.si("late"))
     error = expect.raises(ValueError, lambda: alone(result).get(timeout=LIMIT))
@@ -83,12 +95,14 @@ def failing():
 def group_body():
     result = chord([add.s(1, 1), add.s(2, 2)])(group(tsum.s(), echo.s()))
     assert result.get(timeout=LIMIT) == [6, [2, 4]]
+    monitor = Monitor()
     told = echo.s().set(task_id=app.oid + "-member")
     result = chord([add.s(1, 1), fail.s("boom")])(group(tsum.s().on_error(told), echo.s()))
     for member in result.results:
         error = expect.raises(ValueError, lambda: alone(member).get(timeout=LIMIT))  # noqa: B023
         assert error.args == ("boom", 7), error.args
     assert app.AsyncResult(told.options["task_id"]).get(timeout=LIMIT) == result.results[0].id
+    once(monitor, told.options["task_id"])
 
 
 def nested():
@@ -99,15 +113,20 @@ def nested():
     assert flat.get(timeout=LIMIT) == 12
     of_chords = chord([chord([add.s(1, 1), add.s(2, 2)], tsum.s()), add.s(3, 3)])(echo.s())
     assert of_chords.get(timeout=LIMIT) == [6, 6]
-    inner = chord([add.s(1, 1), fail.s("boom")], tsum.s())
-    outer = chord([inner, add.s(3, 3)])(tsum.s())
+    monitor = Monitor()
+    told = [echo.s().set(task_id=app.oid + name) for name in ("-inner", "-outer")]
+    inner = chord([add.s(1, 1), fail.s("boom")], tsum.s().on_error(told[0]))
+    outer = chord([inner, add.s(3, 3)])(tsum.s().on_error(told[1]))
     if app.conf.result_backend.startswith("redis"):
         # Celery does not tell the chord around a chord that its body failed; see the contract, section 4.6.
         expect.raises(ChordError, lambda: alone(outer.parent.results[0]).get(timeout=LIMIT))
         assert outer.parent.results[1].get(timeout=LIMIT) == 6
+        once(monitor, told[0].options["task_id"])
         assert outer.state == "PENDING", outer.state
+        assert monitor.types(told[1].options["task_id"]) == []
     else:
         expect.raises(ChordError, lambda: alone(outer).get(timeout=LIMIT))
+        once(monitor, *(errback.options["task_id"] for errback in told))
 
 
 def chains():

@@ -323,5 +323,6 @@ def send(name, args, uuid):
     app.send_task(name, json.loads(args), task_id=uuid)
 
 
-function, *arguments = sys.argv[1:]
-globals()[function](*arguments)
+if __name__ == "__main__":
+    function, *arguments = sys.argv[1:]
+    globals()[function](*arguments)

@@ -20,7 +20,7 @@ struct Fleet {
 
 impl Fleet {
     fn start(place: Place, mixed: bool) -> Fleet {
-        let settings = json!({"result_chord_retry_interval": 0.2});
+        let settings = json!({"result_chord_retry_interval": 0.2, "worker_send_task_events": true});
         // What names no queue is sent to `celery`.
         let queues = format!("{OURS},celery");
         let ours = Worker::start(&place, &settings, &["-c", "8", "-Q", &queues, "-n", "ours@h"]);
