@@ -261,6 +261,11 @@ pub(crate) fn null() -> Box<RawValue> {
 }
 
 /// Text that is JSON already. Text that is not would tear the document, so it becomes null.
+pub(crate) fn borrowed(text: &str) -> &RawValue {
+    serde_json::from_str(text).unwrap_or(RawValue::NULL)
+}
+
+/// As [`borrowed`].
 pub(crate) fn raw(text: String) -> Box<RawValue> {
     RawValue::from_string(text).unwrap_or_else(|_| null())
 }

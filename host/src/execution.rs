@@ -13,10 +13,9 @@ use uuid::Uuid;
 
 use crate::backend::ResultBackend;
 use crate::broker::{Broker, Delivery, Receipt};
-use crate::builtin::Builtin;
 use crate::clock::Clock;
 use crate::document::{self, Scene};
-use crate::happening::{Happening, Refused, Settled};
+use crate::happening::{Happening, Refused};
 use crate::message::request::{self, Identity};
 use crate::message::{Message, Request, Unusable};
 use crate::outcome::{Failure, Outcome, Revocation};
@@ -25,7 +24,7 @@ use crate::policy::autoretry;
 use crate::policy::rate::Rate;
 use crate::sandbox::registry::{Code, Registry};
 use crate::sandbox::{Call, Component, Run};
-use crate::settle::{self, Unsent};
+use crate::settle;
 use crate::shutdown::{Shutdown, Stage};
 use crate::task::Definition;
 
@@ -123,10 +122,13 @@ struct Task {
 }
 
 /// How a task came to its end.
-struct Ended {
-    outcome: Outcome,
-    /// How long it ran.
-    runtime: Option<Duration>,
+enum Ended {
+    /// Its run ended by itself.
+    Ran(Run),
+    /// Its run was ended from outside.
+    Stopped(Outcome),
+    /// It had no run.
+    Unrun(Outcome),
 }
 
 /// Leave to run one task now. Only [`Execution::admit`] makes one, and it holds a slot.
@@ -151,42 +153,25 @@ pub async fn handle(worker: Arc<Execution>, delivery: Delivery) {
             return;
         };
         let (lost, mut receipt) = (receipt.lost(), Some(receipt));
-        let Ended { outcome, runtime } = match worker.run(&task, &mut receipt, lost).await {
+        let mut ended = match worker.run(&task, &mut receipt, lost).await {
             Ok(ended) => ended,
-            Err(Stopped::Ended(outcome)) => Ended::without_a_run(outcome),
+            Err(Stopped::Ended(outcome)) => Ended::Unrun(outcome),
             Err(Stopped::ShuttingDown) => return worker.give_back(receipt).await,
             Err(Stopped::Forgotten) => return worker.tell(&task, Happening::Forgotten),
         };
-        let unsent = Unsent::of(&outcome);
-        let mut heard = worker.listeners.keep(&task, &outcome);
-        let effects = worker.settle(&task, &receipt, outcome);
-        let mut settled = Settled::by(&effects);
-        let mut applied = worker.apply(effects, &mut receipt, Some(&task)).await;
-        if let Err(error) = applied {
-            let outcome = match task.code {
-                // Its message is all that is left of a chord that waits.
-                Code::Builtin(Builtin::ChordUnlock) => Outcome::Reject {
-                    reason: Some(error.to_string()),
-                    requeue: true,
-                },
-                _ => unsent.outcome(&mut task.plan, &error),
-            };
-            heard = worker.listeners.keep(&task, &outcome);
-            let effects = worker.settle(&task, &receipt, outcome);
-            settled = Settled::by(&effects);
-            applied = worker.apply(effects, &mut receipt, Some(&task)).await;
-        }
-        if let Some(outcome) = &heard {
-            let happening = match applied {
-                Ok(Applied::PutBack) => Happening::PutBack,
-                _ => Happening::Ended {
-                    outcome,
-                    runtime,
-                    settled,
-                },
-            };
-            worker.tell(&task, happening);
-        }
+        let (settled, effects) = worker
+            .settle(&mut task, receipt.is_none(), ended.outcome_mut())
+            .await;
+        worker.tell_over(&task, &ended);
+        let happening = match worker.apply(effects, &mut receipt, Some(&task)).await {
+            Applied::PutBack => Happening::PutBack,
+            Applied::Done => Happening::Ended {
+                outcome: ended.outcome(),
+                runtime: ended.runtime(),
+                settled,
+            },
+        };
+        worker.tell(&task, happening);
     };
     if std::panic::AssertUnwindSafe(way).catch_unwind().await.is_err() {
         error!("a message was left unsettled: its handling panicked; please report this");
@@ -355,7 +340,7 @@ impl Execution {
     ) -> Result<Ended, Stopped> {
         let grant = self.admit(task, lost).await?;
         if let Some(outcome) = self.done_before(task).await {
-            return Ok(Ended::without_a_run(outcome));
+            return Ok(Ended::Unrun(outcome));
         }
         let began = Timestamp::now();
         let lost = receipt.as_ref().map(Receipt::lost);
@@ -365,24 +350,14 @@ impl Execution {
             return Err(Stopped::Forgotten);
         }
         self.tell_started(task, began);
-        match ended {
+        Ok(match ended {
             Ok(mut run) => {
                 let random = || Uuid::new_v4().as_u64_pair().0;
                 run.outcome = autoretry::apply(&task.request, &task.definition, run.outcome, random);
-                self.tell(task, Happening::Ran(&run));
-                if self.options.deduplicate && matches!(run.outcome, Outcome::Success(_)) {
-                    self.known.succeeded(&task.request);
-                }
-                Ok(Ended {
-                    outcome: run.outcome,
-                    runtime: Some(run.duration),
-                })
+                Ended::Ran(run)
             }
-            Err(outcome) => {
-                self.tell(task, Happening::Stopped(&outcome));
-                Ok(Ended::without_a_run(outcome))
-            }
-        }
+            Err(outcome) => Ended::Stopped(outcome),
+        })
     }
 
     /// Runs the task in a sandbox; what ends it from outside is its outcome.
@@ -509,9 +484,7 @@ impl Execution {
 
     async fn refuse(&self, reason: &Unusable, receipt: Receipt) -> Option<(Task, Receipt)> {
         self.listeners.refused(Refused::Unusable(reason));
-        // Nothing is sent here, so nothing can fail.
-        let _ = self
-            .apply(vec![settle::unusable(reason)], &mut Some(receipt), None)
+        self.apply(vec![settle::unusable(reason)], &mut Some(receipt), None)
             .await;
         None
     }
@@ -524,7 +497,7 @@ impl Execution {
     ) -> Option<(Task, Receipt)> {
         self.listeners.refused(Refused::Unregistered(identity));
         let effects = settle::not_registered(identity, message, self.scene());
-        let _ = self.apply(effects, &mut Some(receipt), None).await;
+        self.apply(effects, &mut Some(receipt), None).await;
         None
     }
 
@@ -546,10 +519,25 @@ fn set_rates(rates: &Rates, registry: &Registry, default: Option<Rate>) {
 }
 
 impl Ended {
-    fn without_a_run(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            runtime: None,
+    fn outcome(&self) -> &Outcome {
+        match self {
+            Self::Ran(run) => &run.outcome,
+            Self::Stopped(outcome) | Self::Unrun(outcome) => outcome,
+        }
+    }
+
+    fn outcome_mut(&mut self) -> &mut Outcome {
+        match self {
+            Self::Ran(run) => &mut run.outcome,
+            Self::Stopped(outcome) | Self::Unrun(outcome) => outcome,
+        }
+    }
+
+    /// How long it ran by itself.
+    fn runtime(&self) -> Option<Duration> {
+        match self {
+            Self::Ran(run) => Some(run.duration),
+            Self::Stopped(_) | Self::Unrun(_) => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::message::request::Identity;
 use crate::message::{Request, Unusable};
 use crate::outcome::Outcome;
 use crate::sandbox::Run;
-use crate::settle::Effect;
+use crate::settle::{Effect, Sending, Settlement};
 use crate::task::Definition;
 
 /// The task that something happens to.
@@ -48,7 +48,7 @@ pub enum Happening<'a> {
         /// When it began.
         at: Timestamp,
     },
-    /// Its run came to an end by itself. Nothing of its outcome is stored yet.
+    /// Its run came to an end by itself, and what has to follow at once is sent. Nothing of its outcome is stored yet.
     Ran(&'a Run),
     /// Its run was ended from outside.
     Stopped(&'a Outcome),
@@ -77,13 +77,16 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// What these effects mean.
-    pub fn by(effects: &[Effect]) -> Self {
-        let rejected = effects.iter().find_map(|effect| match effect {
+    /// What becomes of it with this settlement.
+    pub fn by(settlement: &Settlement) -> Self {
+        let rejected = settlement.effects.iter().find_map(|effect| match effect {
             Effect::Reject { requeue } => Some(*requeue),
             _ => None,
         });
-        let retried = effects.iter().any(|effect| matches!(effect, Effect::Publish(_)));
+        let retried = settlement
+            .sends
+            .iter()
+            .any(|sending| matches!(sending, Sending::Retry(_)));
         Self { rejected, retried }
     }
 }

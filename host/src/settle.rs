@@ -5,20 +5,34 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::canvas::{self, CanvasError, ChordPart, Chords, Context, Step};
-use crate::document::{self, Scene, error_map, null, raw, stored};
+use crate::document::{self, Scene, borrowed, error_map, null, stored};
 use crate::message::request::Identity;
 use crate::message::{Message, Outgoing, Request, Unusable, retry};
 use crate::outcome::{Failure, Outcome, Retry, RetryWhen, State, StoredResult};
 use crate::policy::admit::Plan;
 
+/// What an outcome means.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settlement {
+    /// What is sent, in order and before anything else. A failure of this settles the task anew: see [`unsent`].
+    pub sends: Vec<Sending>,
+    /// What is done then.
+    pub effects: Vec<Effect>,
+}
+
+/// One thing to send.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sending {
+    /// The task once more.
+    Retry(Outgoing),
+    /// A step of what follows a task that succeeded, or takes the place of one.
+    Follow(Step),
+}
+
 /// One thing to do. Effects are carried out in order; after a store that failed, an unacknowledged message goes back
 /// instead of being settled as the list says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Send a retry. A failure of this settles the task anew: see [`Unsent`].
-    Publish(Outgoing),
-    /// Do a step of what follows a task that succeeded, or takes the place of one. A failure of this settles the task anew.
-    Follow(Step),
     /// Store a state.
     Store(StoredResult),
     /// Report to the chord that the task is in.
@@ -29,7 +43,7 @@ pub enum Effect {
     Errback(Box<Errback>),
     /// Do a step of telling errbacks.
     Tell(Step),
-    /// Remember that the task is done, with all that follows it (contract section 3.9).
+    /// Remember that the task succeeded, with all that follows it (contract section 3.9).
     Remember,
     /// Tell the people.
     Log(String),
@@ -79,50 +93,28 @@ pub fn not_registered(identity: &Identity, message: &Message, scene: Scene<'_>) 
     vec![Effect::Reject { requeue: false }, Effect::Store(stored)]
 }
 
-/// What could not be sent, when a message could not be sent.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Unsent {
-    /// A retry.
-    Retry,
-    /// The retry of a run whose sandbox was lost, for this reason.
-    Lost(String),
-    /// A callback, the next task of the chain, or what takes its place.
-    Following,
-    /// The same of a task that was done before; its message comes once more.
-    Again,
-}
-
-impl Unsent {
-    /// What a task with this outcome sends.
-    pub fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::WorkerLost(reason) => Self::Lost(reason.clone()),
-            Outcome::Success(_) | Outcome::Replaced => Self::Following,
-            Outcome::Unfollowed(_) => Self::Again,
-            _ => Self::Retry,
+/// How a task with this outcome ends when what it sends cannot be sent: a lost run is settled without a retry, any other
+/// retry is given up as `Reject` (contract sections 3.2 and 3.6, step 5), a task whose callbacks cannot be sent has failed,
+/// and the message of one that was done before comes once more.
+pub fn unsent(outcome: &Outcome, plan: &mut Plan, error: &dyn std::fmt::Display) -> Outcome {
+    match outcome {
+        Outcome::WorkerLost(reason) => {
+            plan.retry_on_worker_lost = None;
+            Outcome::WorkerLost(reason.clone())
         }
-    }
-
-    /// What becomes of the run: a lost one is settled without a retry, any other retry is given up as `Reject`
-    /// (contract sections 3.2 and 3.6, step 5), and a task whose callbacks cannot be sent has failed.
-    pub fn outcome(self, plan: &mut Plan, error: &dyn std::fmt::Display) -> Outcome {
-        plan.retry_on_worker_lost = None;
-        match self {
-            Self::Lost(reason) => Outcome::WorkerLost(reason),
-            Self::Following => Outcome::Failure(Failure::new(
-                "kombu.exceptions",
-                "OperationalError",
-                error.to_string(),
-            )),
-            Self::Again => Outcome::Reject {
-                reason: None,
-                requeue: true,
-            },
-            Self::Retry => Outcome::Reject {
-                reason: Some(format!("the retry could not be sent: {error}")),
-                requeue: false,
-            },
-        }
+        Outcome::Success(_) | Outcome::Replaced => Outcome::Failure(Failure::new(
+            "kombu.exceptions",
+            "OperationalError",
+            error.to_string(),
+        )),
+        Outcome::Unfollowed(_) => Outcome::Reject {
+            reason: None,
+            requeue: true,
+        },
+        _ => Outcome::Reject {
+            reason: Some(format!("the retry could not be sent: {error}")),
+            requeue: false,
+        },
     }
 }
 
@@ -134,25 +126,28 @@ pub struct Left<'a, 'b> {
     pub context: &'a mut Context<'b>,
 }
 
-/// What an outcome means. `acked` tells whether the message was acknowledged before the run.
+/// What an outcome means. `acked` tells whether the message was acknowledged before the run. A task that succeeded, and is
+/// followed by something that makes no sense, failed instead: that failure is the error.
 pub fn settle(
     request: &Request,
     plan: &Plan,
-    outcome: Outcome,
+    outcome: &Outcome,
     acked: bool,
     scene: Scene<'_>,
     left: Left<'_, '_>,
-) -> Vec<Effect> {
+) -> Result<Settlement, Failure> {
     let mut settling = Settling {
         request,
         plan,
         acked,
         scene,
         is_awaited: left.context.defaults.chords == Chords::Unlock && ChordPart::is_of(request),
+        sends: Vec::new(),
         effects: Vec::new(),
     };
-    settling.ended(outcome, left);
-    settling.effects
+    settling.ended(outcome, left)?;
+    let Settling { sends, effects, .. } = settling;
+    Ok(Settlement { sends, effects })
 }
 
 /// The effects of one ending, as they come.
@@ -163,24 +158,25 @@ struct Settling<'a> {
     scene: Scene<'a>,
     /// Whether a chord waits for its stored result: then it has one, even if it is to be ignored (contract section 4.7).
     is_awaited: bool,
+    sends: Vec<Sending>,
     effects: Vec<Effect>,
 }
 
 impl Settling<'_> {
-    fn ended(&mut self, outcome: Outcome, left: Left<'_, '_>) {
+    fn ended(&mut self, outcome: &Outcome, left: Left<'_, '_>) -> Result<(), Failure> {
         let plan = self.plan;
         match outcome {
-            Outcome::Success(value) => self.succeeded(value, left),
+            Outcome::Success(value) => self.succeeded(value, left)?,
             Outcome::Failure(failure) => {
-                self.failed(&failure, left);
+                self.failed(failure, left);
                 self.settle(plan.acks_on_failure, false);
             }
             Outcome::TimeLimit(limit) => {
-                self.failed_outside(&Failure::time_limit_exceeded(limit), left);
+                self.failed_outside(&Failure::time_limit_exceeded(*limit), left);
                 self.settle(plan.acks_on_timeout, true);
             }
             Outcome::Retry(asked) => {
-                self.retry(&asked);
+                self.retry(asked);
                 let result = asked.exc.as_ref().map_or_else(null, error_map);
                 let traceback = asked.exc.as_ref().and_then(|exc| exc.traceback.as_deref());
                 let mut children = left.children;
@@ -202,15 +198,15 @@ impl Settling<'_> {
             }
             Outcome::Ignore | Outcome::Replaced | Outcome::Duplicate => self.settle(true, false),
             Outcome::Unfollowed(value) => {
-                match canvas::succeeded(self.request, &value, left.context) {
-                    Ok(applied) => self.effects.extend(applied.steps.into_iter().map(Effect::Follow)),
+                match canvas::succeeded(self.request, value, left.context) {
+                    Ok(applied) => self.sends.extend(applied.steps.into_iter().map(Sending::Follow)),
                     Err(error) => self.effects.push(Effect::Log(error.to_string())),
                 }
                 self.effects.push(Effect::Remember);
                 self.settle(true, false);
             }
             Outcome::Refused(failure) => {
-                self.failed_outside(&failure, left);
+                self.failed_outside(failure, left);
                 self.settle(false, false);
             }
             Outcome::Revoked(why) => {
@@ -245,33 +241,30 @@ impl Settling<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Callbacks and the next task of the chain go first, so that the stored result names them (contract section 4.9).
-    fn succeeded(&mut self, value: Box<str>, left: Left<'_, '_>) {
+    fn succeeded(&mut self, value: &str, left: Left<'_, '_>) -> Result<(), Failure> {
         let Left {
             mut children,
             context,
         } = left;
-        match canvas::succeeded(self.request, &value, context) {
-            Ok(applied) => {
-                self.effects.extend(applied.steps.into_iter().map(Effect::Follow));
-                children.extend(applied.children);
-                let result = raw(value.into());
-                self.store(!self.plan.ignore_result, State::Success, &result, None, &children);
-                self.part(State::Success, &result);
-                self.settle(true, false);
-            }
-            Err(error) => {
-                let class = match error {
-                    CanvasError::NoChords(_) => "NotImplementedError",
-                    CanvasError::Invalid(_) | CanvasError::TooLarge(_) => "ValueError",
-                };
-                let failure = Failure::new("builtins", class, format!("what follows the task: {error}"));
-                self.failed(&failure, Left { children, context });
-                self.settle(self.plan.acks_on_failure, false);
-            }
-        }
+        let applied = canvas::succeeded(self.request, value, context).map_err(|error| {
+            let class = match error {
+                CanvasError::NoChords(_) => "NotImplementedError",
+                CanvasError::Invalid(_) | CanvasError::TooLarge(_) => "ValueError",
+            };
+            Failure::new("builtins", class, format!("what follows the task: {error}"))
+        })?;
+        self.sends.extend(applied.steps.into_iter().map(Sending::Follow));
+        children.extend(applied.children);
+        let result = borrowed(value);
+        self.store(!self.plan.ignore_result, State::Success, result, None, &children);
+        self.part(State::Success, result);
+        self.effects.push(Effect::Remember);
+        self.settle(true, false);
+        Ok(())
     }
 
     /// A failure that the run itself does not see: what it sent is not known.
@@ -340,7 +333,7 @@ impl Settling<'_> {
 
     fn retry(&mut self, retry: &Retry) {
         let message = retry::message(self.request, self.plan, retry, self.scene.now);
-        self.effects.push(Effect::Publish(message));
+        self.sends.push(Sending::Retry(message));
     }
 
     /// Acknowledges or refuses a message that was not acknowledged before.
@@ -378,10 +371,10 @@ mod tests {
     fn settle(
         request: &Request,
         plan: &Plan,
-        outcome: Outcome,
+        outcome: &Outcome,
         acked: bool,
         scene: Scene<'_>,
-    ) -> Vec<Effect> {
+    ) -> Result<Settlement, Failure> {
         let defaults = canvas::Defaults {
             chords: canvas::Chords::Native,
             definitions: std::sync::Arc::new(
@@ -434,14 +427,16 @@ mod tests {
         )
     }
 
-    /// Effects in a form that reads as a table: what is done, in order.
-    fn names(effects: &[Effect]) -> Vec<String> {
-        effects
-            .iter()
-            .map(|effect| match effect {
-                Effect::Publish(_) => "publish".into(),
+    /// What is done in order, in a form that reads as a table.
+    fn names(settlement: &Result<Settlement, Failure>) -> Vec<String> {
+        let settlement = settlement.as_ref().unwrap();
+        let sends = settlement.sends.iter().map(|sending| match sending {
+            Sending::Retry(_) => "publish".into(),
+            Sending::Follow(follow) => format!("follow {}", step(follow)),
+        });
+        sends
+            .chain(settlement.effects.iter().map(|effect| match effect {
                 Effect::Remember => "remember".into(),
-                Effect::Follow(follow) => format!("follow {}", step(follow)),
                 Effect::Tell(tell) => format!("tell {}", step(tell)),
                 Effect::ChordPart(reported) => format!("part {}", part(reported)),
                 Effect::Prevent(prevent) => {
@@ -458,7 +453,7 @@ mod tests {
                 Effect::Store(result) => format!("store {}", result.state.as_str()),
                 Effect::Ack => "ack".into(),
                 Effect::Reject { requeue } => format!("reject requeue={requeue}"),
-            })
+            }))
             .collect()
     }
 
@@ -484,8 +479,8 @@ mod tests {
         let table: [(Outcome, &[&str], &[&str]); 14] = [
             (
                 Outcome::Success("5".into()),
-                &["store SUCCESS"],
-                &["store SUCCESS", "ack"],
+                &["store SUCCESS", "remember"],
+                &["store SUCCESS", "remember", "ack"],
             ),
             (
                 Outcome::Failure(failure()),
@@ -540,7 +535,7 @@ mod tests {
         let request = request(json!({}));
         let plan = plan(&request, Definition::default());
         for (outcome, early, late) in table {
-            let effects = |acked| names(&settle(&request, &plan, outcome.clone(), acked, scene()));
+            let effects = |acked| names(&settle(&request, &plan, &outcome, acked, scene()));
             assert_eq!(effects(true), early, "{outcome:?}, acknowledged before");
             assert_eq!(effects(false), late, "{outcome:?}, acknowledged late");
         }
@@ -556,7 +551,7 @@ mod tests {
         };
         let mut plan = plan(&request, definition);
         plan.reject_on_worker_lost = true;
-        let effects = |outcome| names(&settle(&request, &plan, outcome, false, scene()));
+        let effects = |outcome: Outcome| names(&settle(&request, &plan, &outcome, false, scene()));
         assert_eq!(
             effects(Outcome::Failure(failure())),
             ["store FAILURE", "reject requeue=false"]
@@ -579,19 +574,20 @@ mod tests {
         };
         let mut plan = plan(&request, definition);
         let lost = || Outcome::WorkerLost("x".into());
-        let effects = |plan: &Plan| settle(&request, plan, lost(), false, scene());
+        let effects = |plan: &Plan| settle(&request, plan, &lost(), false, scene());
         let sent = effects(&plan);
         assert_eq!(names(&sent), ["publish", "store RETRY", "ack"]);
-        let Effect::Publish(again) = &sent[0] else {
-            panic!("{sent:?}")
+        let sends = sent.unwrap().sends;
+        let [Sending::Retry(again)] = &sends[..] else {
+            panic!("{sends:?}")
         };
         let headers = again.message.headers.clone().unwrap();
         assert_eq!(headers["retries"], json!(1));
         assert_eq!(headers["eta"], json!("2026-11-21T10:03:00+00:00"));
-        assert_eq!(Unsent::of(&lost()).outcome(&mut plan, &"away"), lost());
+        assert_eq!(unsent(&lost(), &mut plan, &"away"), lost());
         assert_eq!(names(&effects(&plan)), ["reject requeue=true"]);
         assert!(matches!(
-            Unsent::of(&Outcome::Retry(Box::default())).outcome(&mut plan, &"away"),
+            unsent(&Outcome::Retry(Box::default()), &mut plan, &"away"),
             Outcome::Reject { requeue: false, reason: Some(reason) } if reason.contains("away")
         ));
     }
@@ -605,8 +601,8 @@ mod tests {
                 ..Definition::default()
             };
             let plan = plan(&request, definition);
-            let effects = settle(&request, &plan, Outcome::Retry(Box::default()), true, scene());
-            let Some(Effect::Store(stored)) = effects.into_iter().nth(1) else {
+            let settlement = settle(&request, &plan, &Outcome::Retry(Box::default()), true, scene());
+            let Some(Effect::Store(stored)) = settlement.unwrap().effects.into_iter().next() else {
                 panic!("no state")
             };
             let meta: serde_json::Value = serde_json::from_str(&stored.meta).unwrap();
@@ -628,8 +624,11 @@ mod tests {
             };
             plan(&request, definition)
         };
-        let effects = |plan: &Plan, outcome| names(&settle(&request, plan, outcome, true, scene()));
-        assert!(effects(&ignoring(false), Outcome::Success("5".into())).is_empty());
+        let effects = |plan: &Plan, outcome: Outcome| names(&settle(&request, plan, &outcome, true, scene()));
+        assert_eq!(
+            effects(&ignoring(false), Outcome::Success("5".into())),
+            ["remember"]
+        );
         assert!(effects(&ignoring(false), Outcome::Failure(failure())).is_empty());
         assert_eq!(
             effects(&ignoring(false), Outcome::Retry(Box::default())),
@@ -664,7 +663,7 @@ mod tests {
     fn what_follows_an_ending_comes_in_celerys_order() {
         let request = member();
         let plan = plan(&request, Definition::default());
-        let effects = |outcome| names(&settle(&request, &plan, outcome, false, scene()));
+        let effects = |outcome: Outcome| names(&settle(&request, &plan, &outcome, false, scene()));
         assert_eq!(
             effects(Outcome::Success("7".into())),
             [
@@ -673,6 +672,7 @@ mod tests {
                 "follow x1 next [7]",
                 "store SUCCESS",
                 "part i1 of g1 Some(2) SUCCESS",
+                "remember",
                 "ack"
             ]
         );
@@ -718,8 +718,8 @@ mod tests {
         let mut request = member();
         request.ignore_result = Some(true);
         let plan = plan(&request, Definition::default());
-        let effects = |outcome| names(&settle(&request, &plan, outcome, true, scene()));
-        assert_eq!(effects(Outcome::Success("7".into())).len(), 4);
+        let effects = |outcome: Outcome| names(&settle(&request, &plan, &outcome, true, scene()));
+        assert_eq!(effects(Outcome::Success("7".into())).len(), 5);
         let failed = effects(Outcome::Failure(failure()));
         assert_eq!(
             failed[..2],
@@ -734,28 +734,41 @@ mod tests {
     fn children_are_in_the_stored_result_in_sending_order() {
         let request = member();
         let plan = plan(&request, Definition::default());
-        let effects = settle(&request, &plan, Outcome::Success("7".into()), true, scene());
-        let stored = effects.iter().find_map(|effect| match effect {
-            Effect::Store(stored) => Some(serde_json::from_str::<Value>(&stored.meta).unwrap()),
-            _ => None,
-        });
+        let settlement = settle(&request, &plan, &Outcome::Success("7".into()), true, scene());
+        let stored = settlement
+            .unwrap()
+            .effects
+            .iter()
+            .find_map(|effect| match effect {
+                Effect::Store(stored) => Some(serde_json::from_str::<Value>(&stored.meta).unwrap()),
+                _ => None,
+            });
         let group = json!([["n1", null], [[["n2", null], null], [["n3", null], null]]]);
         assert_eq!(stored.unwrap()["children"], json!([group, [["x1", null], null]]));
     }
 
     #[test]
     fn a_callback_that_makes_no_sense_fails_the_task_and_one_that_cannot_be_sent_does() {
+        let success = Outcome::Success("7".into());
         let broken = with_embed(
             json!({}),
             &json!({"callbacks": [{"task": "cb", "options": {"countdown": "x"}}]}),
         );
         let mut plan = plan(&broken, Definition::default());
-        let effects = settle(&broken, &plan, Outcome::Success("7".into()), false, scene());
-        assert_eq!(names(&effects), ["store FAILURE", "ack"]);
-        let unsent = Unsent::of(&Outcome::Success("7".into())).outcome(&mut plan, &"away");
+        let failure = settle(&broken, &plan, &success, false, scene()).unwrap_err();
+        assert_eq!(failure.exc_type, "ValueError");
+        let settlement = settle(&broken, &plan, &Outcome::Failure(failure), false, scene());
+        assert_eq!(names(&settlement), ["store FAILURE", "ack"]);
+        let unsent = unsent(&success, &mut plan, &"away");
         assert!(matches!(unsent, Outcome::Failure(failure) if failure.exc_type == "OperationalError"));
         let errbacks = with_embed(json!({}), &json!({"errbacks": [{"task": ""}]}));
-        let effects = settle(&errbacks, &plan, Outcome::Failure(failure()), false, scene());
-        assert_eq!(names(&effects), ["store FAILURE", "log", "ack"]);
+        let settlement = settle(
+            &errbacks,
+            &plan,
+            &Outcome::Failure(self::failure()),
+            false,
+            scene(),
+        );
+        assert_eq!(names(&settlement), ["store FAILURE", "log", "ack"]);
     }
 }

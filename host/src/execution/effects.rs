@@ -1,9 +1,11 @@
 //! The end of a message's way: what its outcome means, and carrying that out (contract sections 3.2, 3.10 and 4).
 
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::time::sleep;
 use tracing::error;
 use uuid::Uuid;
 
@@ -11,11 +13,18 @@ use super::errands::Ledger;
 use super::steps::StepError;
 use super::{Execution, Task};
 use crate::broker::Receipt;
+use crate::builtin::Builtin;
 use crate::canvas::{self, Context, Sender};
-use crate::document::{self, Scene};
+use crate::document::Scene;
+use crate::happening::Settled;
 use crate::message::Request;
-use crate::outcome::{Outcome, StoredResult};
-use crate::settle::{self, Effect, Left, Prevent};
+use crate::outcome::{Failure, Outcome, StoredResult};
+use crate::sandbox::registry::Code;
+use crate::settle::{self, Effect, Left, Prevent, Sending, Settlement};
+use crate::shutdown::Stage;
+
+/// How long a message waits here before it goes back because what follows its task could not be done.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of effects.
 pub(super) enum Applied {
@@ -26,22 +35,55 @@ pub(super) enum Applied {
 }
 
 impl Execution {
-    pub(super) fn settle(&self, task: &Task, receipt: &Option<Receipt>, outcome: Outcome) -> Vec<Effect> {
-        let replacement = match outcome {
-            Outcome::Replaced => std::mem::take(&mut ledger(task).replacement),
-            _ => Vec::new(),
-        };
-        let mut effects: Vec<Effect> = replacement.into_iter().map(Effect::Follow).collect();
+    /// What the outcome means, once everything is sent that has to be sent first. What makes no sense or cannot be sent
+    /// changes the outcome, and then nothing has to be sent any more. `acked`: the message is acknowledged already.
+    pub(super) async fn settle(
+        &self,
+        task: &mut Task,
+        acked: bool,
+        outcome: &mut Outcome,
+    ) -> (Settled, Vec<Effect>) {
+        loop {
+            *outcome = match self.meaning(task, acked, outcome) {
+                Err(failure) => Outcome::Failure(failure),
+                Ok(settlement) => {
+                    let settled = Settled::by(&settlement);
+                    match self.send_first(settlement.sends).await {
+                        Ok(()) => return (settled, settlement.effects),
+                        Err(error) => unsent(task, outcome, &error),
+                    }
+                }
+            };
+        }
+    }
+
+    fn meaning(&self, task: &Task, acked: bool, outcome: &Outcome) -> Result<Settlement, Failure> {
         let children = self.children(task);
-        effects.extend(self.within(task, |context| {
+        let mut settlement = self.within(task, |context| {
             let scene = Scene {
                 now: context.now,
                 ..self.scene()
             };
             let left = Left { children, context };
-            settle::settle(&task.request, &task.plan, outcome, receipt.is_none(), scene, left)
-        }));
-        effects
+            settle::settle(&task.request, &task.plan, outcome, acked, scene, left)
+        })?;
+        if matches!(outcome, Outcome::Replaced) {
+            let replacement = std::mem::take(&mut ledger(task).replacement);
+            settlement
+                .sends
+                .extend(replacement.into_iter().map(Sending::Follow));
+        }
+        Ok(settlement)
+    }
+
+    async fn send_first(&self, sends: Vec<Sending>) -> Result<(), StepError> {
+        for sending in sends {
+            match sending {
+                Sending::Retry(outgoing) => self.steps.send(outgoing, None).await?,
+                Sending::Follow(step) => Box::pin(self.steps.carry_out(step)).await?,
+            }
+        }
+        Ok(())
     }
 
     /// The result tuples of what a task sent so far.
@@ -58,9 +100,8 @@ impl Execution {
         within(&self.tasks.canvas(), &task.request, act)
     }
 
-    /// Carries out effects in order. Only a retry or a callback that cannot be sent is an error. When anything after
-    /// them fails, an unacknowledged message goes back, so that nothing that must follow is lost with it; of one that
-    /// was acknowledged early the rest is done all the same.
+    /// Carries out effects in order. When one fails, an unacknowledged message goes back, so that nothing that must follow
+    /// is lost with it; of one that was acknowledged early the rest is done all the same.
     ///
     /// What few tasks need is boxed, here and in [`Execution::execute`]: every message in flight has room for all of this.
     pub(super) async fn apply(
@@ -68,18 +109,10 @@ impl Execution {
         effects: Vec<Effect>,
         receipt: &mut Option<Receipt>,
         task: Option<&Task>,
-    ) -> Result<Applied, StepError> {
+    ) -> Applied {
         let mut effects = effects.into_iter().peekable();
         while let Some(effect) = effects.next() {
             let done = match effect {
-                Effect::Publish(outgoing) => {
-                    self.steps.send(outgoing, None).await?;
-                    Ok(())
-                }
-                Effect::Follow(step) => {
-                    Box::pin(self.steps.carry_out(step)).await?;
-                    Ok(())
-                }
                 Effect::Store(result) => {
                     let part = effects.next_if(|next| matches!(next, Effect::ChordPart(_)));
                     match (task, part) {
@@ -110,7 +143,9 @@ impl Execution {
                     Ok(())
                 }
                 Effect::Remember => {
-                    if let Some(task) = task {
+                    if let Some(task) = task
+                        && self.options.deduplicate
+                    {
                         self.known.succeeded(&task.request);
                     }
                     Ok(())
@@ -142,12 +177,17 @@ impl Execution {
                 let id = task.map_or("", |task| &task.request.id);
                 error!("what follows the end of task {id} is not done: {error}");
                 if let Some(receipt) = receipt.take() {
+                    // It may come again at once, and what failed may fail for long.
+                    tokio::select! {
+                        () = sleep(PAUSE) => {}
+                        () = self.shutdown.reached(Stage::Warm) => {}
+                    }
                     receipt.reject(true);
-                    return Ok(Applied::PutBack);
+                    return Applied::PutBack;
                 }
             }
         }
-        Ok(Applied::Done)
+        Applied::Done
     }
 
     async fn store(&self, result: StoredResult) -> Result<(), StepError> {
@@ -157,24 +197,29 @@ impl Execution {
         }
     }
 
-    /// A task that failed before has reported to its chord already.
+    /// Celery does not report a task that has failed before; here that may be what a first delivery left, and a part counts
+    /// once (contract section 4.6).
     pub(super) async fn prevent(&self, task: &Task, prevent: Prevent) -> Result<(), StepError> {
         let Prevent { stored, part } = prevent;
-        let failed_before = match (&part, &self.backend) {
-            (Some(part), Some(backend)) => {
-                let stored = backend.fetch(&part.part.task_id).await?;
-                let status = stored.and_then(|stored| document::status(&stored));
-                matches!(status.as_deref(), Some("FAILURE" | "REVOKED"))
-            }
-            _ => false,
-        };
         if let Some(stored) = stored {
             self.store(stored).await?;
         }
-        match part.filter(|_| !failed_before) {
+        match part {
             Some(part) => self.report(task, part).await,
             None => Ok(()),
         }
+    }
+}
+
+/// How the task ends when what it sends cannot be sent.
+fn unsent(task: &mut Task, outcome: &Outcome, error: &StepError) -> Outcome {
+    match task.code {
+        // Its message is all that is left of a chord that waits.
+        Code::Builtin(Builtin::ChordUnlock) => Outcome::Reject {
+            reason: Some(error.to_string()),
+            requeue: true,
+        },
+        _ => settle::unsent(outcome, &mut task.plan, error),
     }
 }
 

@@ -5,12 +5,11 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 
-use super::{Execution, Task, report};
+use super::{Ended, Execution, Task, report};
 use crate::events::Events;
 use crate::happening::{About, Happening, Refused};
 use crate::message::Message;
 use crate::metrics::{Metrics, TaskMetrics};
-use crate::outcome::Outcome;
 use crate::sandbox::Run;
 use crate::trace::{Trace, Traces};
 
@@ -34,11 +33,6 @@ pub(super) struct Marks {
 }
 
 impl Listeners {
-    /// What a task's end is told by once it is settled; `None` when nobody would hear it.
-    pub(super) fn keep(&self, task: &Task, outcome: &Outcome) -> Option<Outcome> {
-        self.events.hears(&task.definition).then(|| outcome.clone())
-    }
-
     /// A task of this worker came, in this message from this queue.
     pub(super) fn mark(&self, task: &str, queue: &str, message: &mut Message) -> Marks {
         let (metrics, traces) = (self.metrics.as_ref(), self.traces.as_ref());
@@ -82,6 +76,15 @@ impl Execution {
         }
         if let (Some(traces), Some(trace)) = (&self.listeners.traces, trace) {
             traces.hear(trace, &about, happening);
+        }
+    }
+
+    /// Tells that its run is over, if there was one.
+    pub(super) fn tell_over(&self, task: &Task, ended: &Ended) {
+        match ended {
+            Ended::Ran(run) => self.tell(task, Happening::Ran(run)),
+            Ended::Stopped(outcome) => self.tell(task, Happening::Stopped(outcome)),
+            Ended::Unrun(_) => {}
         }
     }
 
