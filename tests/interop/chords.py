@@ -13,7 +13,7 @@ import expect
 from celery import chain, chord, group
 from celery.exceptions import ChordError
 from events import Monitor
-from proj import add, app, echo, fail, late, retry, sleep, tsum
+from proj import add, app, echo, fail, late, late_fail, retry, sleep, tsum
 
 LIMIT = 30
 name, *QUEUES = sys.argv[1:]
@@ -229,7 +229,19 @@ def late_chains():
     print(json.dumps(ids))
 
 
+def late_failures():
+    """The same with a header that is a chain whose first task fails, and a task after the body."""
+    ids = []
+    for queue in QUEUES:
+        header = chain(late_fail.si().set(queue=queue), echo.si(0).set(queue=queue))
+        after = echo.si(1).set(queue="bodies")
+        result = chain(chord([header], echo.s().set(queue="bodies")), after).apply_async()
+        body, group = result.parent, result.parent.parent
+        ids.append({"queue": queue, "group": group.id, "body": body.id, "also": [result.id, group.results[0].id]})
+    print(json.dumps(ids))
+
+
 if __name__ == "__main__":
     globals()[name]()
-    if name not in ("late_chords", "late_chains"):
+    if name not in ("late_chords", "late_chains", "late_failures"):
         print("true")

@@ -25,6 +25,12 @@ impl Work<'_, '_> {
             group.kind = Kind::Group(tasks);
             return self.freeze_group(&mut group, Freeze::default());
         }
+        // Clients up to Celery 5.2 give a group that ends a chain in a chord's header the id of that chord, whose size is set
+        // already (contract section 4.6).
+        let of_chord = |name: &str| group.options.get(name).filter(|id| id.is_string());
+        let is_counted = !partial.options.contains_key("task_id")
+            && of_chord("task_id").is_some()
+            && of_chord("task_id") == of_chord("group_id");
         let mut options = merge_options(&group.options, &partial.options);
         let id = match options.remove("task_id") {
             Some(Value::String(id)) if !id.is_empty() => id,
@@ -50,7 +56,7 @@ impl Work<'_, '_> {
             let chord = chord.as_ref().or_else(|| task.options.get("chord"));
             let chord = chord.filter(|chord| !chord.is_null()).cloned();
             size += task.parts();
-            if chord.is_some() && number + 1 == last {
+            if chord.is_some() && number + 1 == last && !is_counted {
                 let group = id.clone();
                 self.steps.push(Step::ChordSize { group, size });
             }
@@ -120,5 +126,36 @@ fn flatten(tasks: Vec<Signature>, flat: &mut Vec<(u64, Signature)>) {
             Kind::Chain(tasks) if tasks.is_empty() => {}
             _ => flat.push((index, task)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{apply, lines};
+    use super::*;
+
+    /// At the end of a chain in the header of the chord `c1`, as each line of clients writes it.
+    #[test]
+    fn a_group_with_the_id_of_its_chord_leaves_the_chords_size_alone() {
+        let group = |id: &str| {
+            let tasks = ["a", "b"]
+                .map(|id| json!({"task": "t", "options": {"task_id": id, "chord": {"task": "sum"}}}));
+            let options = json!({"task_id": id, "group_id": "c1"});
+            json!({"task": "celery.group", "subtask_type": "group", "kwargs": {"tasks": tasks}, "options": options})
+        };
+        let sizes = |id: &str| {
+            let applied = apply(group(id), Partial::default()).unwrap();
+            let lines = lines(&applied);
+            assert_eq!(
+                applied.steps.len() - 2,
+                lines.iter().filter(|line| line.starts_with("size")).count()
+            );
+            lines
+                .into_iter()
+                .filter(|line| line.starts_with("size"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(sizes("g1"), ["size g1 2"]);
+        assert!(sizes("c1").is_empty());
     }
 }

@@ -17,6 +17,7 @@ const MOST: usize = 1_000_000;
 pub struct Lost {
     text: String,
     cause: Option<Box<Failure>>,
+    is_final: bool,
 }
 
 impl Lost {
@@ -25,7 +26,22 @@ impl Lost {
         Self {
             text: format!("Dependency {id} raised {}", cause.repr()),
             cause: Some(Box::new(cause)),
+            is_final: true,
         }
+    }
+
+    /// The same, where looking again cannot come to anything else.
+    #[must_use]
+    pub fn finally(self) -> Self {
+        Self {
+            is_final: true,
+            ..self
+        }
+    }
+
+    /// Whether looking again cannot come to anything else, as a task of the header failed.
+    pub fn is_final(&self) -> bool {
+        self.is_final
     }
 
     /// The results could not be put together.
@@ -33,6 +49,7 @@ impl Lost {
         Self {
             text: format!("Join error: {}", error.repr()),
             cause: None,
+            is_final: false,
         }
     }
 
@@ -41,6 +58,7 @@ impl Lost {
         Self {
             text: format!("Callback error: {}", error.repr()),
             cause: None,
+            is_final: false,
         }
     }
 
@@ -49,6 +67,7 @@ impl Lost {
         Self {
             text,
             cause: cause.map(Box::new),
+            is_final: false,
         }
     }
 

@@ -113,27 +113,30 @@ impl Execution {
                 return Ok(backend.lose_chord(group).await?);
             }
         };
-        let lost = if again && self.was_sent(backend, &body).await? {
-            None
-        } else {
-            match self.joined(backend, group).await? {
-                Err(lost) => {
-                    self.fail_body(task, &body, &lost).await?;
-                    return Ok(backend.lose_chord(group).await?);
+        let joined = self.joined(backend, group).await?;
+        // What is stored of the body when a header task failed tells that somebody began to fail it: that is done once more,
+        // as he may have died on the way. Any other error may have come after the body was sent.
+        let is_sent = match &joined {
+            Err(lost) if lost.is_final() => false,
+            _ => again && self.was_sent(backend, &body).await?,
+        };
+        match joined {
+            _ if is_sent => {}
+            Err(lost) => {
+                self.fail_body(task, &body, &lost).await?;
+                return Ok(backend.lose_chord(group).await?);
+            }
+            Ok(results) => {
+                if !backend.extend_claim(claim, self.lease()).await? {
+                    warn!(
+                        "Chord callback for {group:?} not published: dispatch claim is no longer owned by this worker"
+                    );
+                    return Ok(());
                 }
-                Ok(results) => {
-                    if !backend.extend_claim(claim, self.lease()).await? {
-                        warn!(
-                            "Chord callback for {group:?} not published: dispatch claim is no longer owned by this worker"
-                        );
-                        return Ok(());
-                    }
-                    self.send_body(task, &body, results, again).await.err()
+                if let Err(lost) = self.send_body(task, &body, results, again).await {
+                    self.fail_body(task, &body, &lost).await?;
                 }
             }
-        };
-        if let Some(lost) = lost {
-            self.fail_body(task, &body, &lost).await?;
         }
         let remembered = REMEMBERED.max(self.lease() * 2);
         if !backend.finish_chord(claim, remembered).await? {
@@ -172,7 +175,10 @@ impl Execution {
             }),
             Ok(Some(tree)) => {
                 let read = self.read_tree(backend, &tree).await?;
-                Ok(read.map_err(|error| Lost::join(&error)))
+                Ok(read.map_err(|error| match error == timed_out() {
+                    true => Lost::join(&error),
+                    false => Lost::join(&error).finally(),
+                }))
             }
             Err(error) => Ok(Err(unreadable(error.to_string()))),
         }
@@ -196,8 +202,7 @@ impl Execution {
                 Ok(Some(one)) => return Ok(Ok(vec![one])),
                 Err(error) => return Ok(Err(error)),
                 Ok(None) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                    let text = "The operation timed out.";
-                    return Ok(Err(Failure::new("celery.exceptions", "TimeoutError", text)));
+                    return Ok(Err(timed_out()));
                 }
                 Ok(None) => {
                     sleep(pause).await;
@@ -236,7 +241,8 @@ impl Execution {
         Ok(())
     }
 
-    /// Fails the body of a chord: errbacks first, then its state, then what waits for it.
+    /// Fails the body of a chord: errbacks first, then its state, then what waits for it. Everything is tried; the first
+    /// error is that of the whole.
     pub(super) async fn fail_body(
         &self,
         task: &Task,
@@ -255,8 +261,9 @@ impl Execution {
         } else {
             error.clone()
         };
+        let mut done = Ok(());
         for failing in failing::body(body, || Uuid::new_v4().to_string()) {
-            self.fail_without_run(task, failing, &own).await?;
+            done = done.and(self.fail_without_run(task, failing, &own).await);
         }
         let chain = body.options.get("chain").filter(|chain| !chain.is_null());
         let chain = chain.map(|chain| document::raw(chain.to_string()));
@@ -266,12 +273,12 @@ impl Execution {
                 for prevented in rest {
                     let stored = document::prevented(&prevented, &result, None, self.scene());
                     let part = prevented.part(&result);
-                    self.prevent(task, Prevent { stored, part }).await?;
+                    done = done.and(self.prevent(task, Prevent { stored, part }).await);
                 }
             }
             Err(error) => error!("{error}"),
         }
-        Ok(())
+        done
     }
 
     async fn fail_without_run(
@@ -287,20 +294,26 @@ impl Execution {
         else {
             return Ok(());
         };
-        self.tell_errbacks(task, &id, errbacks, error).await;
+        let told = self.tell_errbacks(task, &id, errbacks, error).await;
         let (result, children) = (error_map(error), self.children(task));
         if let Some(backend) = &self.backend {
             let stored =
                 document::of_another(&id, State::Failure, &result, None, &children, Timestamp::now());
             backend.store(stored).await?;
         }
-        Ok(())
+        told
     }
 
-    /// Calls the errbacks of a task that fails without a request of its own; one that cannot be called is logged.
-    async fn tell_errbacks(&self, task: &Task, id: &str, errbacks: Vec<Value>, error: &Failure) {
+    /// Calls the errbacks of a task that fails without a request of its own. One that makes no sense is only logged.
+    async fn tell_errbacks(
+        &self,
+        task: &Task,
+        id: &str,
+        errbacks: Vec<Value>,
+        error: &Failure,
+    ) -> Result<(), StepError> {
         if errbacks.is_empty() {
-            return;
+            return Ok(());
         }
         let failed = Sender {
             id: id.to_owned(),
@@ -313,7 +326,10 @@ impl Execution {
             .and_then(|signatures| self.within(task, |context| canvas::told(signatures, &failed, context)));
         let told = match told {
             Ok(told) => told,
-            Err(error) => return error!("the errbacks of task {id} cannot be called: {error}"),
+            Err(error) => {
+                error!("the errbacks of task {id} cannot be called: {error}");
+                return Ok(());
+            }
         };
         for call in told.calls {
             let (args, kwargs) = call.arguments(serde_json::json!({"id": id}), error);
@@ -325,13 +341,18 @@ impl Execution {
             };
             self.errback(task, errback).await;
         }
+        let mut done = Ok(());
         for step in told.sent.steps {
-            if let Err(error) = self.steps.carry_out(step).await {
-                error!("an errback of task {id} was not sent: {error}");
-            }
+            done = done.and(self.steps.carry_out(step).await);
         }
         self.add_children(task, told.sent.children);
+        done
     }
+}
+
+/// The results of a header did not come in time.
+fn timed_out() -> Failure {
+    Failure::new("celery.exceptions", "TimeoutError", "The operation timed out.")
 }
 
 /// An answer that may come later is an error; what will always be the same is the text of the inner one.

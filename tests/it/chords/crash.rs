@@ -17,6 +17,8 @@ struct Way {
     requests: u32,
     /// Of `chords.py`.
     sends: &'static str,
+    /// Whether the worker has nothing more to say of a chord but its acknowledgement.
+    is_over: fn(&Place, &Chord) -> bool,
 }
 
 /// Everything that the result backend hears.
@@ -25,6 +27,15 @@ const BACKEND: Way = Way {
     counts: |_| true,
     requests: 8,
     sends: "late_chords",
+    is_over: is_done,
+};
+
+/// The same of chords that fail.
+const FAILING: Way = Way {
+    requests: 10,
+    sends: "late_failures",
+    is_over: is_lost,
+    ..BACKEND
 };
 
 /// Messages of tasks, and acknowledgements.
@@ -37,6 +48,7 @@ const BROKER: Way = Way {
     },
     requests: 9,
     sends: "late_chains",
+    is_over: is_done,
 };
 
 /// How many workers are there at a time.
@@ -105,7 +117,7 @@ fn killed_on(way: &Way) -> (Place, Vec<Chord>) {
         for (queue, proxy, mut worker) in workers {
             let chord = sent.iter().find(|chord| chord.queue == *queue).unwrap();
             eventually("the worker came to its last request, or to the end", || {
-                proxy.reached(Duration::from_millis(20)) || is_done(&place, chord)
+                proxy.reached(Duration::from_millis(20)) || (way.is_over)(&place, chord)
             });
             // The acknowledgement comes after the end.
             finished += u32::from(!proxy.reached(Duration::from_millis(500)));
@@ -125,13 +137,24 @@ fn is_done(place: &Place, chord: &Chord) -> bool {
     place.results().command(&["GET", &key]) == Reply::Text("done".into())
 }
 
+/// Whether nothing waits for this chord any more.
+fn is_lost(place: &Place, chord: &Chord) -> bool {
+    let key = format!("celery-taskset-meta-{}.s", chord.group);
+    place.results().command(&["EXISTS", &key]) == Reply::Integer(0)
+}
+
 /// Waits until all these tasks have a SUCCESS.
 fn succeed(place: &Place, worker: &Worker, ids: &[String]) {
+    come_to("SUCCESS", place, worker, ids);
+}
+
+/// Waits until all these tasks have this state.
+fn come_to(state: &str, place: &Place, worker: &Worker, ids: &[String]) {
     let missing = || {
         let stored = place.results().stored(ids);
         let is_there = |id: &String| {
             let mut stored = stored.iter();
-            stored.any(|meta| meta["task_id"] == **id && meta["status"] == "SUCCESS")
+            stored.any(|meta| meta["task_id"] == **id && meta["status"] == state)
         };
         ids.iter().filter(|id| !is_there(id)).cloned().collect::<Vec<_>>()
     };
@@ -139,7 +162,7 @@ fn succeed(place: &Place, worker: &Worker, ids: &[String]) {
     while !missing().is_empty() {
         if std::time::Instant::now() > deadline {
             worker.print_log();
-            panic!("of these tasks nothing came: {:?}", missing());
+            panic!("these tasks did not come to {state}: {:?}", missing());
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -179,6 +202,21 @@ fn a_chord_survives_a_worker_that_is_killed_at_any_step() {
         sent.iter().all(|chord| is_done(&place, chord))
     });
     ran_once(&place, &worker, &sent);
+}
+
+/// The same of a chord that fails: a chain in its header ends early, its body fails with it, and so does what comes after.
+#[test]
+fn a_chord_that_fails_does_so_in_full_when_its_worker_is_killed_at_any_step() {
+    let (place, sent) = killed_on(&FAILING);
+    let all = format!("{},bodies", queues(&sent));
+    let worker = Worker::start(&place, &json!({}), &["-c", "8", "-Q", &all, "-n", "heir@h"]);
+    let also: Vec<String> = sent.iter().flat_map(|chord| chord.also.clone()).collect();
+    come_to("FAILURE", &place, &worker, &[bodies(&sent), also].concat());
+    eventually("every chord is over", || {
+        sent.iter().all(|chord| is_lost(&place, chord))
+    });
+    // Neither the bodies nor what comes after them ever ran.
+    assert_eq!(worker.count_lines("Task probe.echo"), 0);
 }
 
 /// The same of what the broker hears: callbacks, the next task of a chain, bodies, acknowledgements. The bodies wait until

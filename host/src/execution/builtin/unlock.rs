@@ -12,6 +12,7 @@ use crate::canvas::join::{Lost, Tree};
 use crate::execution::chords::read_missing;
 use crate::execution::{Execution, Task};
 use crate::message::JsonMap;
+use crate::message::request::SENT_AGAIN;
 use crate::outcome::{Failure, Outcome, Retry, RetryWhen};
 
 /// What the task was given.
@@ -70,26 +71,22 @@ impl Execution {
         task: &Task,
         unlock: &Unlock,
     ) -> Result<bool, BackendError> {
-        // The first delivery of this message may have come as far as that.
-        if task.request.redelivered && self.was_sent(backend, &unlock.body).await? {
-            return Ok(true);
-        }
         let mut stored = HashMap::new();
         read_missing(backend, &unlock.header, &mut stored).await?;
+        // The first delivery of this message may have come as far as sending the body, or have begun to fail it.
+        let again = task.request.redelivered;
         if unlock.header.ids().iter().any(|id| !stored.contains_key(*id)) {
-            return Ok(false);
+            return Ok(again && self.was_sent(backend, &unlock.body).await?);
         }
-        let lost = match self.read_tree(backend, &unlock.header).await? {
-            Ok(results) => {
-                let again = task.request.redelivered;
-                self.send_body(task, &unlock.body, results, again).await.err()
-            }
+        let sent = match self.read_tree(backend, &unlock.header).await? {
+            Ok(_) if again && self.was_sent(backend, &unlock.body).await? => Ok(()),
+            Ok(results) => self.send_body(task, &unlock.body, results, again).await,
             // Celery means to name the task, but finds it only among those that it remembers, and never there.
-            Err(error) => Some(Lost::because(error.repr(), Some(error))),
+            Err(error) => Err(Lost::because(error.repr(), Some(error))),
         };
-        match lost {
-            Some(lost) => self.lose(task, unlock, &lost).await.map(|()| true),
-            None => Ok(true),
+        match sent {
+            Ok(()) => Ok(true),
+            Err(lost) => self.lose(task, unlock, &lost).await.map(|()| true),
         }
     }
 
@@ -107,6 +104,10 @@ impl Execution {
             let mut options = JsonMap::new();
             if let Some(kind) = &unlock.exchange_type {
                 options.insert("exchange_type".into(), kind.clone());
+            }
+            // The first delivery may have sent a retry, too, before its worker died: then two messages look from now on.
+            if task.request.redelivered {
+                options.insert("headers".into(), json!({SENT_AGAIN: true}));
             }
             return Outcome::Retry(Box::new(Retry {
                 when: RetryWhen::Countdown(unlock.interval),
