@@ -74,17 +74,30 @@ pub(crate) fn is_refusal(error: &RedisError) -> bool {
     }
 }
 
-/// Whether the server refused a command for a reason that passes: it is starting, or changing its role.
+/// Refusals that pass: the server is starting, changing its role, out of memory, or without its replicas.
+const PASSING: [&str; 7] = [
+    "LOADING",
+    "MASTERDOWN",
+    "READONLY",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "OOM",
+    "NOREPLICAS",
+];
+
+/// Whether the server refused a command for a reason that passes.
 pub(crate) fn is_passing(error: &RedisError) -> bool {
-    use redis::{ErrorKind, ServerErrorKind as Server};
-    matches!(
-        error.kind(),
-        ErrorKind::Server(
-            Server::BusyLoading
-                | Server::MasterDown
-                | Server::ReadOnly
-                | Server::TryAgain
-                | Server::ClusterDown
-        )
-    )
+    error.code().is_some_and(|code| PASSING.contains(&code)) || error.detail().is_some_and(in_a_script)
+}
+
+/// The same of the text of an error that a script caught.
+pub(crate) fn is_passing_text(text: &str) -> bool {
+    let code = text.split(' ').next().unwrap_or_default();
+    PASSING.contains(&code) || in_a_script(text)
+}
+
+/// Before version 7, Redis tells of an error in a script by its place there.
+fn in_a_script(text: &str) -> bool {
+    let mut parts = text.split(": -").skip(1);
+    parts.any(|part| PASSING.iter().any(|code| part.starts_with(code)))
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::chord::{Arrival, Chords, Claim, Part};
 use super::{BackendError, Documents, ResultBackend, StoredResult};
 use crate::outcome::State;
-use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_passing, is_refusal};
+use crate::redis_link::{Link, RESPONSE_TIMEOUT, is_passing, is_passing_text, is_refusal};
 use crate::redis_url::{Connecting, RedisUrl};
 
 static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/store.lua")));
@@ -374,6 +374,14 @@ async fn store<'a>(
         true => script.invoke_async(&mut connection).await?,
         false => Vec::new(),
     };
+    // Then all of it is tried again; what is stored already is stored once more.
+    let text = |answer: &Value| match answer {
+        Value::BulkString(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        _ => None,
+    };
+    if let Some(refused) = stored.iter().filter_map(text).find(|text| is_passing_text(text)) {
+        return Err(std::io::Error::other(refused).into());
+    }
     let mut stored = stored.into_iter();
     let answer = |skipped| match skipped {
         true => Ok(Value::Nil),

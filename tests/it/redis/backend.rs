@@ -282,3 +282,32 @@ async fn a_server_that_is_away() {
     }
     until("the last one is there", || stored(&server, "19").is_some()).await;
 }
+
+/// A server that refuses for a while, as it has no memory left, or is a replica for the moment, delays a result.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_refuses_for_a_moment() {
+    let (server, elsewhere) = (Redis::start(), Redis::start());
+    let backend = Arc::new(result_backend(&server));
+    let port = elsewhere.url().rsplit(':').next().unwrap().replace("/0", "");
+    let refuse = [
+        &["CONFIG", "SET", "maxmemory", "1"][..],
+        &["REPLICAOF", "127.0.0.1", &port],
+    ];
+    let accept = [
+        &["CONFIG", "SET", "maxmemory", "0"][..],
+        &["REPLICAOF", "NO", "ONE"],
+    ];
+    for (n, (refuse, accept)) in refuse.into_iter().zip(accept).enumerate() {
+        server.command(refuse);
+        let (backend, id) = (Arc::clone(&backend), n.to_string());
+        let storing = tokio::spawn({
+            let id = id.clone();
+            async move { backend.store(result(&id, State::Success, json!(1))).await }
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!storing.is_finished(), "it is tried again");
+        server.command(accept);
+        storing.await.unwrap().unwrap();
+        assert!(stored(&server, &id).is_some(), "{id}");
+    }
+}
