@@ -41,10 +41,7 @@ impl Work<'_, '_> {
         }
         let text = |option: &str| own.get(option).and_then(Value::as_str);
         let mut args = partial.args;
-        match chain.immutable {
-            true => args = chain.args,
-            false => args.extend(chain.args),
-        }
+        args.extend(chain.args);
         let preparing = Preparing {
             last: Freeze {
                 id: text("task_id"),

@@ -28,10 +28,7 @@ impl Work<'_, '_> {
             return Err(CanvasError::NoChords(what.into()));
         }
         let mut args = partial.args;
-        match chord.immutable {
-            true => args = chord.args,
-            false => args.extend(chord.args),
-        }
+        args.extend(chord.args);
         let mut kwargs = match chord.kwargs.get("kwargs") {
             Some(Value::Object(kwargs)) => kwargs.clone(),
             _ => JsonMap::new(),

@@ -142,12 +142,14 @@ impl Signature {
             },
             Some(_) => return Err(wrong("the kind")),
         };
+        // Celery makes these anew from their parts and options, and forgets it.
+        let forgets = matches!(kind, Kind::Chain(_) | Kind::Group(_) | Kind::Chord { .. });
         Ok(Self {
             task,
             args,
             kwargs,
             options,
-            immutable,
+            immutable: immutable && !forgets,
             kind,
             rest: map,
         })
@@ -310,6 +312,16 @@ mod tests {
         for value in [add(), group, chord, chain, map] {
             assert_eq!(Signature::read(value.clone()).unwrap().to_value(), value);
         }
+    }
+
+    /// As `_chain.from_dict` and its relatives.
+    #[test]
+    fn what_has_parts_is_never_immutable_itself() {
+        for kind in ["chain", "group", "chord"] {
+            let read = Signature::read(json!({"task": "t", "subtask_type": kind, "immutable": true}));
+            assert!(!read.unwrap().immutable, "{kind}");
+        }
+        assert!(Signature::read(add()).unwrap().immutable);
     }
 
     #[test]
