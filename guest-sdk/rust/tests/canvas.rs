@@ -41,6 +41,7 @@ fn made(name: &str) -> Signature {
         "group of one" => group([add::s((1, 1))]),
         "empty group" => group([]),
         "chord" => chord([add::s((1, 1)), add::s((2, 2))], s(3)),
+        "chord of one chain" => chord([chain([add::s((1, 1)), s(2)])], s(3)),
         "chord of a group" => chord(group([add::s((1, 1)), add::s((2, 2))]), s(3)),
         "group then task" => group([add::s((1, 1)), add::s((2, 2))]) | s(3),
         "group then group" => group([s(1), s(2)]) | group([s(3), s(4)]),

@@ -98,7 +98,7 @@ pub fn chord(header: impl IntoIterator<Item = Signature>, body: Signature) -> Si
     let mut header: Vec<Signature> = header.into_iter().collect();
     if let [
         Signature {
-            kind: Kind::Group(tasks) | Kind::Chain(tasks),
+            kind: Kind::Group(tasks),
             ..
         },
     ] = header.as_mut_slice()
@@ -445,7 +445,7 @@ impl Signature {
                 Some(Value::Array(tasks)) => tasks.into_iter().map(Self::from_value).collect(),
                 Some(group @ Value::Object(_)) => match Self::from_value(group)? {
                     Signature {
-                        kind: Kind::Group(tasks) | Kind::Chain(tasks),
+                        kind: Kind::Group(tasks),
                         ..
                     } => Ok(tasks),
                     one => Ok(vec![one]),

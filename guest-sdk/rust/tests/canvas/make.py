@@ -43,6 +43,7 @@ def cases():
     yield "group of one", group([add.s(1, 1)])
     yield "empty group", group([])
     yield "chord", chord([add.s(1, 1), add.s(2, 2)], add.s(3))
+    yield "chord of one chain", chord([chain(add.s(1, 1), add.s(2))], add.s(3))
     yield "chord of a group", chord(group(add.s(1, 1), add.s(2, 2)), add.s(3))
     yield "group then task", group(add.s(1, 1), add.s(2, 2)) | add.s(3)
     yield "group then group", group(add.s(1), add.s(2)) | group(add.s(3), add.s(4))
