@@ -134,6 +134,7 @@ pub fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
                 tls,
                 connect_timeout: seconds(Some(timeout)).unwrap_or(Connecting::default().connect_timeout),
                 failover: failover(settings)?,
+                found: settings.found.clone(),
                 ..Connecting::default()
             };
             let options = redis::Options {
@@ -394,6 +395,7 @@ fn redis_connecting(settings: &Settings, transport: ResultTransport) -> Result<C
         response_timeout: Some(seconds(Some(settings.redis_socket_timeout)).unwrap_or(YEAR)),
         master_name: transport.master_name,
         sentinel: sentinel.unwrap_or_default(),
+        found: settings.found.clone(),
         ..connecting
     })
 }

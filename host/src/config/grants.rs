@@ -4,7 +4,8 @@ use url::Url;
 
 use super::Settings;
 use crate::policy::grants;
-use crate::sandbox::{Granting, Server};
+use crate::policy::network::{Server, Servers};
+use crate::sandbox::Granting;
 
 impl Settings {
     /// The tables `[component.NAME]`, or everything that makes no sense in them.
@@ -14,18 +15,20 @@ impl Settings {
         match wrong.is_empty() {
             true => Ok(Granting {
                 components,
-                own: self.servers(),
+                own: self.own_servers(),
             }),
             false => Err(wrong),
         }
     }
 
     /// The servers that this worker talks to itself.
-    fn servers(&self) -> Vec<Server> {
+    fn own_servers(&self) -> Servers {
         let brokers = [&self.broker_url, &self.broker_read_url, &self.broker_write_url];
         let brokers = brokers.into_iter().flatten().flat_map(|urls| urls.all());
         let backends = self.result_backend.iter().flat_map(|urls| urls.split(';'));
-        brokers.chain(backends).filter_map(server).collect()
+        let named = brokers.chain(backends).filter_map(server);
+        named.for_each(|server| self.found.add(server));
+        self.found.clone()
     }
 }
 
@@ -61,17 +64,18 @@ mod tests {
         )
         .unwrap();
         let own = settings.granting().unwrap().own;
-        let own: Vec<_> = own.iter().map(|(host, port)| (host.as_str(), *port)).collect();
-        assert_eq!(
-            own,
-            [
-                ("mq", 5673),
-                ("mq2", 5671),
-                ("fd00::1", 26379),
-                ("localhost", 6379),
-                ("localhost", 6379)
-            ]
-        );
+        for (port, hosts) in [
+            (5673, &["mq"][..]),
+            (5671, &["mq2"]),
+            (26379, &["fd00::1"]),
+            (6379, &["localhost"]),
+            (5672, &[]),
+        ] {
+            assert_eq!(own.at(port), hosts, "{port}");
+        }
+        // Those that are found later count for what was granted before.
+        settings.clone().found.add(("master".into(), 6380));
+        assert_eq!(own.at(6380), ["master"]);
         assert_eq!(server("file:///srv/results"), None);
     }
 

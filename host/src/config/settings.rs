@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Group;
 use crate::monitor;
+use crate::policy::network::Servers;
 use crate::policy::publish::RetryPolicy;
 use crate::sandbox::Limits;
 use crate::trace;
@@ -53,11 +54,14 @@ macro_rules! settings {
         #[serde(default)]
         pub struct Settings {
             $( $(#[doc = $doc])+ pub $name: $type, )*
+            /// No setting: the servers that the worker talks to, as far as they are known; the same for all clones.
+            #[serde(skip)]
+            pub found: Servers,
         }
 
         impl Default for Settings {
             fn default() -> Self {
-                Self { $( $name: $default, )* }
+                Self { $( $name: $default, )* found: Servers::default() }
             }
         }
 

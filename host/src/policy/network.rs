@@ -1,8 +1,9 @@
 //! Where a component may connect to: the entries of `network` in its table, and the decision about one address.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use url::Host;
 
@@ -192,6 +193,44 @@ impl Resolved {
     fn allows(&self, address: SocketAddr) -> bool {
         let ports = self.0.get(&address.ip());
         ports.is_some_and(|ports| ports.contains(&address.port()))
+    }
+}
+
+/// A host and its port.
+pub type Server = (String, u16);
+
+/// The servers that the worker itself talks to, closed to components unless one of them lists the very address. Clones are
+/// the same list: sentinels name some of them only while the worker runs.
+#[derive(Debug, Clone, Default)]
+pub struct Servers(Arc<RwLock<BTreeSet<Server>>>);
+
+impl Servers {
+    /// Adds one.
+    pub fn add(&self, server: Server) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(server);
+    }
+
+    /// The hosts of those at this port.
+    pub fn at(&self, port: u16) -> Vec<String> {
+        let servers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let hosts = servers.iter().filter(|(_, theirs)| *theirs == port);
+        hosts.map(|(host, _)| host.clone()).collect()
+    }
+}
+
+impl PartialEq for Servers {
+    fn eq(&self, other: &Self) -> bool {
+        let ours = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        ours == *other.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FromIterator<Server> for Servers {
+    fn from_iter<T: IntoIterator<Item = Server>>(servers: T) -> Self {
+        Self(Arc::new(RwLock::new(servers.into_iter().collect())))
     }
 }
 

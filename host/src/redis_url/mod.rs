@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::sentinel::SentinelClient;
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisError, RedisResult};
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use crate::broker::Strategy;
 use crate::masked::masked;
+use crate::policy::network::Servers;
 use crate::tls::Tls;
 
 /// How to connect, besides the URL.
@@ -35,6 +36,8 @@ pub struct Connecting {
     pub master_name: Option<String>,
     /// `sentinel_kwargs`: how to talk to the sentinels.
     pub sentinel: SentinelLogin,
+    /// Gets the servers that the sentinels name.
+    pub found: Servers,
 }
 
 /// `socket_keepalive_options`: how the system asks whether the other end of an idle connection is there; `None`: as the
@@ -71,6 +74,7 @@ impl Default for Connecting {
             failover: Strategy::RoundRobin,
             master_name: None,
             sentinel: SentinelLogin::default(),
+            found: Servers::default(),
         }
     }
 }
@@ -234,9 +238,15 @@ impl RedisUrl {
             Some(Server::Sentinels(sentinels)) => {
                 let asking = async { sentinels.lock().await.async_get_client().await };
                 let patience = self.connecting.connect_timeout.saturating_mul(2);
-                timeout(patience, asking)
+                let client = timeout(patience, asking)
                     .await
-                    .unwrap_or_else(|_| Err(timed_out()))
+                    .unwrap_or_else(|_| Err(timed_out()))?;
+                if let ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } =
+                    client.get_connection_info().addr()
+                {
+                    self.connecting.found.add((host.clone(), *port));
+                }
+                Ok(client)
             }
             None => Err(timed_out()),
         }

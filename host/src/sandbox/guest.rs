@@ -106,7 +106,7 @@ impl Guest {
     ) -> Self {
         let network = granted.as_ref().and_then(|granted| {
             let grants = &granted.grants;
-            let open = || Network::new(&grants.component, &grants.network, Arc::clone(&granted.own));
+            let open = || Network::new(&grants.component, &grants.network, granted.own.clone());
             (!grants.network.is_empty()).then(open)
         });
         let mut guest = Self {

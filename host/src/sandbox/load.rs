@@ -151,7 +151,7 @@ impl Sandbox {
         });
         Ok(Arc::new(Granted {
             environment: environment.collect(),
-            own: self.granting.own.clone().into(),
+            own: self.granting.own.clone(),
             grants: Arc::new(grants),
         }))
     }

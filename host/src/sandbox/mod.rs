@@ -32,10 +32,10 @@ use wasmtime::component::Linker;
 pub use errand::{Answer, Errand, ErrandError, Errands, RawMessage};
 pub use limits::Limits;
 pub use load::LoadError;
-pub use network::Server;
 pub use run::{Call, Run, StateSink};
 
 use crate::policy::grants::Grants;
+use crate::policy::network::Servers;
 use crate::task::Definition;
 use bindings::CanvasTaskPre;
 use cache::Cache;
@@ -74,7 +74,7 @@ pub struct Granting {
     /// By the component's name.
     pub components: BTreeMap<String, Grants>,
     /// The worker's own broker and result backend: closed to components unless one of them lists the very address.
-    pub own: Vec<Server>,
+    pub own: Servers,
 }
 
 struct Inner {
@@ -204,7 +204,7 @@ struct Granted {
     grants: Arc<Grants>,
     /// The environment variables it sees.
     environment: Vec<(String, String)>,
-    own: Arc<[Server]>,
+    own: Servers,
 }
 
 impl Component {

@@ -16,23 +16,20 @@ use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
 use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, HostNetwork, Network as Handle};
 use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtxView};
 
-use crate::policy::network::{Endpoint, Resolved, Verdict, judge, may_lead_to, name, ports_of};
-
-/// A server that the worker itself talks to: its broker, its result backend.
-pub type Server = (String, u16);
+use crate::policy::network::{Endpoint, Resolved, Servers, Verdict, judge, may_lead_to, name, ports_of};
 
 /// What one run may reach, and what it learned.
 pub(super) struct Network {
     component: String,
     listed: Vec<Endpoint>,
-    own: Arc<[Server]>,
+    own: Servers,
     resolved: Mutex<Resolved>,
     /// A refusal is logged once for each run.
     told: AtomicBool,
 }
 
 impl Network {
-    pub(super) fn new(component: &str, listed: &[Endpoint], own: Arc<[Server]>) -> Arc<Self> {
+    pub(super) fn new(component: &str, listed: &[Endpoint], own: Servers) -> Arc<Self> {
         Arc::new(Self {
             component: component.to_owned(),
             listed: listed.to_vec(),
@@ -85,10 +82,10 @@ impl Network {
 
 /// Whether an address is one of the worker's own servers, by whatever name. A server whose name leads nowhere now
 /// cannot be told apart, so its port is closed.
-async fn is_own(own: &[Server], address: SocketAddr) -> bool {
-    let (ip, mut found) = (address.ip().to_canonical(), false);
-    for (host, port) in own.iter().filter(|(_, port)| *port == address.port()) {
-        let Ok(addresses) = tokio::net::lookup_host((host.clone(), *port)).await else {
+async fn is_own(own: &Servers, address: SocketAddr) -> bool {
+    let (ip, port, mut found) = (address.ip().to_canonical(), address.port(), false);
+    for host in own.at(port) {
+        let Ok(addresses) = tokio::net::lookup_host((host, port)).await else {
             return true;
         };
         found |= addresses.into_iter().any(|own| {
@@ -212,7 +209,7 @@ impl HostNetwork for Lookup<'_> {
 mod tests {
     use super::*;
 
-    fn servers(list: &[(&str, u16)]) -> Arc<[Server]> {
+    fn servers(list: &[(&str, u16)]) -> Servers {
         list.iter()
             .map(|(host, port)| ((*host).to_owned(), *port))
             .collect()

@@ -176,7 +176,7 @@ impl Lab {
     async fn granting(options: Options, grants: Grants) -> Lab {
         let granting = Granting {
             components: [("probe".to_owned(), grants)].into(),
-            own: Vec::new(),
+            ..Granting::default()
         };
         let sandbox = Sandbox::new(Limits::default(), 8, None).expect("a sandbox");
         Lab::of(

@@ -63,6 +63,15 @@ async fn a_replica_takes_over_and_its_sentinels_say_so() {
         master_name: Some("main".into()),
         ..Connecting::default()
     };
+    let found = connecting.found.clone();
+    let is_known = |redis: &Redis| {
+        let port = redis
+            .url()
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.trim_end_matches("/0").parse().ok());
+        !found.at(port.unwrap()).is_empty()
+    };
     let options = Options {
         connecting: connecting.clone(),
         ..Options::default()
@@ -76,6 +85,8 @@ async fn a_replica_takes_over_and_its_sentinels_say_so() {
     };
     let results = RedisBackend::new(&url, results).unwrap();
     let mut deliveries = broker.consume(&["q".into()], 2).await.unwrap();
+    // Closed to components, though no setting names them (T20).
+    assert!(is_known(&master) && !is_known(&replica));
     publish(&*broker, "q", 1).await;
     let held = next(&mut deliveries).await;
     results.store(result("before")).await.unwrap();
@@ -90,6 +101,7 @@ async fn a_replica_takes_over_and_its_sentinels_say_so() {
         .unwrap();
     let delivery = next_within(&mut deliveries, Duration::from_secs(60)).await;
     assert_eq!(id(&delivery), "after");
+    assert!(is_known(&replica));
     results.store(result("after")).await.unwrap();
     assert!(results.fetch("before").await.unwrap().is_some());
     // The replica has the record of what was held, so it is held still.

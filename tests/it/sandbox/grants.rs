@@ -3,25 +3,29 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use celerybox::config::Settings;
 use celerybox::policy::grants::Grants;
-use celerybox::sandbox::{Component, Granting, LoadError, Run, Sandbox, Server};
-use celerybox_tests::guests;
+use celerybox::policy::network::Server;
+use celerybox::sandbox::{Component, Granting, LoadError, Run, Sandbox};
+use celerybox_tests::{guests, root, venv_python};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use super::{Attack, Lab, assert_fails, assert_hard_limit, failure, value};
 
 /// A sandbox, and the guest that reaches for things with some grants.
-struct Reach {
+pub(super) struct Reach {
     lab: Lab,
     guest: Arc<Component>,
 }
 
 impl Reach {
-    async fn new(config: &str, own: Vec<Server>) -> Reach {
+    pub(super) async fn new(config: &str, own: Vec<Server>) -> Reach {
         Self::within(Lab::new().await, config, own).await
     }
 
@@ -37,11 +41,11 @@ impl Reach {
             .await
     }
 
-    async fn ok(&self, task: &str, args: Value) -> Value {
+    pub(super) async fn ok(&self, task: &str, args: Value) -> Value {
         value(&self.run(task, args).await)
     }
 
-    async fn refused(&self, task: &str, args: Value) -> String {
+    pub(super) async fn refused(&self, task: &str, args: Value) -> String {
         let what = format!("{task} {args}");
         let failure = failure(self.run(task, args).await);
         assert_eq!(failure.exc_type, "OSError", "{what}: {failure:?}");
@@ -54,7 +58,10 @@ fn granting(config: &str, own: Vec<Server>) -> Granting {
     std::fs::write(file.path(), format!("[component]\n{config}\n")).expect("a file");
     let settings = Settings::load(Some(file.path())).expect("settings");
     let granting = settings.granting().expect("grants");
-    Granting { own, ..granting }
+    Granting {
+        own: own.into_iter().collect(),
+        ..granting
+    }
 }
 
 async fn load(sandbox: &Sandbox, config: &str, own: Vec<Server>) -> Result<Component, LoadError> {
@@ -63,10 +70,10 @@ async fn load(sandbox: &Sandbox, config: &str, own: Vec<Server>) -> Result<Compo
 }
 
 /// A server that answers each connection's first bytes with the same in capital letters, `connections` times.
-fn server(connections: usize) -> (SocketAddr, JoinHandle<usize>) {
+fn server(connections: usize) -> (SocketAddr, thread::JoinHandle<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    let serving = std::thread::spawn(move || {
+    let serving = thread::spawn(move || {
         for _ in 0..connections {
             let (mut stream, _) = listener.accept().expect("a connection");
             let mut line = [0; 5];
@@ -250,7 +257,7 @@ async fn t11_descriptors_are_bounded() {
         "reach.network = ['{address}']\nreach.files = {{ '/data' = '{}' }}",
         folder.path().display()
     );
-    let accepting = std::thread::spawn(move || {
+    let accepting = thread::spawn(move || {
         let mut held = Vec::new();
         while let Ok((stream, _)) = listener.accept() {
             held.push(stream);
@@ -395,6 +402,103 @@ async fn t17_nothing_leads_out_of_a_writable_folder() {
     }
     assert_eq!(inside(outside.path()), ["secret"]);
     assert_eq!(std::fs::read_to_string(&secret).unwrap(), "canary");
+}
+
+/// The kernel's `openat2` resolves paths inside a folder; without it cap-std does, step by step.
+#[test]
+fn without_openat2_t17_holds_too() {
+    let mut command = Command::new(venv_python());
+    command
+        .arg(root().join("tests/interop/without_openat2.py"))
+        .arg(std::env::current_exe().unwrap())
+        .arg("sandbox::grants::t17_");
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("3 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A folder's link that is turned from an inner to an outer target and back, without a pause, while a component reads
+/// through it.
+#[tokio::test(flavor = "multi_thread")]
+async fn t17_a_link_that_is_swapped_while_it_is_followed_leads_nowhere() {
+    let outside = folder(&[("x", "canary")]);
+    let data = folder(&[("other", "")]);
+    std::fs::create_dir(data.path().join("inner")).unwrap();
+    std::fs::write(data.path().join("inner/x"), "inside").unwrap();
+    let config = format!(
+        "reach.files = {{ '/data' = '{}' }}\nreach.network = ['127.0.0.1:1']",
+        data.path().display()
+    );
+    let reach = Reach::new(&config, Vec::new()).await;
+    let (link, spare) = (data.path().join("link"), data.path().join("spare"));
+    let outer = outside.path().to_owned();
+    let done = Arc::<AtomicBool>::default();
+    let stop = Arc::clone(&done);
+    let swapping = thread::spawn(move || {
+        let mut swaps = 0_u64;
+        while !stop.load(Ordering::Relaxed) {
+            for target in [Path::new("inner"), &outer] {
+                std::os::unix::fs::symlink(target, &spare).unwrap();
+                std::fs::rename(&spare, &link).unwrap();
+                swaps += 1;
+            }
+        }
+        swaps
+    });
+    let mut read = 0;
+    for _ in 0..300 {
+        let run = reach.run("read", json!(["/data/link/x"])).await;
+        match run.outcome {
+            celerybox::outcome::Outcome::Success(text) => {
+                assert_eq!(&*text, "\"inside\"");
+                read += 1;
+            }
+            _ => assert_eq!(failure(run).exc_type, "OSError"),
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    assert!(swapping.join().unwrap() > 300, "too few swaps");
+    assert!(read > 0 && read < 300, "{read} of 300 reads saw the inner file");
+}
+
+/// T18: who reads and writes without end keeps nobody else from his files.
+#[tokio::test(flavor = "multi_thread")]
+async fn t18_who_hogs_the_disk_keeps_nobody_else_from_his_files() {
+    let (hogged, data) = (folder(&[]), folder(&[("a", "text of a")]));
+    let files = |path: &Path| {
+        format!(
+            "{{ '/out' = {{ path = '{}', writable = true }} }}",
+            path.display()
+        )
+    };
+    let config = |path| format!("reach.files = {}\nreach.network = ['127.0.0.1:1']", files(path));
+    let hog = Reach::new(&config(hogged.path()), Vec::new()).await;
+    let quiet = Reach::new(&config(data.path()), Vec::new()).await;
+    let hogs: Vec<_> = (0..16)
+        .map(|number| {
+            let attack = Attack {
+                args: json!([format!("/out/{number}")]).to_string(),
+                ..Attack::endless()
+            };
+            let call = hog.lab.call(&hog.guest, "reach.churn", &attack);
+            let guest = Arc::clone(&hog.guest);
+            tokio::spawn(async move { guest.run(call).await })
+        })
+        .collect();
+    let mut reads = 0;
+    while !hogs.iter().all(JoinHandle::is_finished) {
+        assert_eq!(quiet.ok("read", json!(["/out/a"])).await, "text of a");
+        reads += 1;
+    }
+    assert!(reads >= 3, "{reads} reads while others churned");
+    for hog in hogs {
+        assert_hard_limit(&hog.await.unwrap());
+    }
+    hog.lab.is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

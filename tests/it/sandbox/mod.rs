@@ -10,6 +10,7 @@ mod endings;
 mod grants;
 mod loading;
 mod memory;
+mod names;
 mod output;
 mod secrets;
 mod stack;

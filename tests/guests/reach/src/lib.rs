@@ -118,6 +118,16 @@ fn change(what: String, from: PathBuf, to: PathBuf) -> Answer {
     done.map(|()| "done".to_owned()).map_err(kind)
 }
 
+/// Writes a file and reads it back, for ever.
+#[task]
+fn churn(path: PathBuf) -> Answer {
+    let bytes = vec![b'x'; 1 << 20];
+    loop {
+        std::fs::write(&path, &bytes).map_err(kind)?;
+        std::fs::read(&path).map_err(kind)?;
+    }
+}
+
 /// How many files can be open at once.
 #[task]
 fn open(path: PathBuf, number: usize) -> usize {
@@ -145,6 +155,7 @@ tasks![
     write,
     list,
     change,
+    churn,
     open,
     environment
 ];
