@@ -265,6 +265,26 @@ def collect(file, number):
     monitor.wait("online again", lambda: monitor.of_worker("ours@test", "worker-online"))
 
 
+def cannot_go_on():
+    """What follows a task makes no sense."""
+    monitor = Monitor()
+    monitor.wait("alive", lambda: monitor.state.alive_workers())
+    link = app.signature("arithmetic.add", options={"countdown": "soon"})
+    result = app.send_task("arithmetic.add", (1, 2), link=link)
+    monitor.wait("told", lambda: len(monitor.of(result.id)) >= 3)
+    assert monitor.types(result.id) == ["task-received", "task-started", "task-failed"], monitor.of(result.id)
+    assert monitor.of(result.id)[-1]["exception"].startswith("ValueError("), monitor.of(result.id)
+    expect.raises(ValueError, lambda: result.get(timeout=60))
+
+
+def elect(number):
+    """Lets all workers choose who sends a task, which ours runs."""
+    for each in range(int(number)):
+        action = {"task": "probe.echo", "args": [each], "options": {"queue": "ours@test"}}
+        app.control.election(f"e{each}", "task", action)
+        time.sleep(0.5)
+
+
 def heard(*nodes):
     """Everybody who listens has heard of these nodes."""
     monitor = Monitor()

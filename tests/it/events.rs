@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -80,6 +81,22 @@ fn events_of_tasks_are_sent_when_they_are_wanted() {
     send(&place, "arithmetic.add", 1, &json!([20, 3]), &json!({}));
     dump.wait_for_line("task received: arithmetic.add");
     dump.wait_for_line("task succeeded: arithmetic.add");
+    // Who calls a task without Python tells it too.
+    let config = place.folder().join("call.toml");
+    std::fs::write(&config, "task_send_sent_event = true").unwrap();
+    for given in [&["arithmetic.mul", "-a", "[2, 3]"][..], &["--signature", "-"]] {
+        let mut call = Command::new(celerybox());
+        call.arg("call").args(given).arg("--config").arg(&config);
+        call.args(place.arguments())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut call = call.spawn().unwrap();
+        let signature = br#"{"task": "probe.echo", "args": [5], "options": {}}"#;
+        call.stdin.take().unwrap().write_all(signature).unwrap();
+        assert!(call.wait_with_output().unwrap().status.success());
+    }
+    dump.wait_for_line("task sent: arithmetic.mul");
+    dump.wait_for_line("task sent: probe.echo");
 }
 
 /// Without heartbeats and gossip only what is asked for; exchange and serializer are settings.
@@ -190,6 +207,47 @@ fn a_neighbour_that_dies_is_missed_on_redis() {
 #[test]
 fn a_neighbour_that_dies_is_missed_on_amqp() {
     gossip(&Place::amqp());
+}
+
+/// Workers choose the same one of them, and it alone does what was to be done. Without a Python worker: Celery 5.7 counts
+/// only its neighbours, decides before it knows all candidates, and the worker ends (contract section 7.5).
+#[test]
+fn workers_elect_one_of_them() {
+    const ELECTIONS: usize = 5;
+    let place = Place::redis();
+    let with = |name: &'static str| ["-n", name, "-Q", name, BEATS[0], BEATS[1]];
+    let ours = Worker::start(&place, &json!({}), &with("ours@test"));
+    let other = Worker::start(&place, &json!({}), &with("other@test"));
+    // Each has heard of the other: an election waits for all that are known.
+    python(&place, "events.py", &["heard", "ours@test", "other@test"]);
+    python(&place, "events.py", &["elect", &ELECTIONS.to_string()]);
+    let said = |worker: &Worker, number: usize| {
+        let won = worker.count_lines(&format!("I won the election 'e{number}'"));
+        let lost = worker.count_lines(&format!(" elected for 'e{number}'"));
+        (won, lost)
+    };
+    for number in 0..ELECTIONS {
+        eventually("both have decided", || {
+            said(&ours, number) != (0, 0) && said(&other, number) != (0, 0)
+        });
+        let (ours, other) = (said(&ours, number), said(&other, number));
+        assert!((ours, other) == ((1, 0), (0, 1)) || (ours, other) == ((0, 1), (1, 0)));
+    }
+    eventually("the winners have sent the task", || {
+        ours.count_lines("Task probe.echo[") >= 2 * ELECTIONS
+    });
+    assert_eq!(ours.count_lines("received"), ELECTIONS);
+}
+
+/// A task whose callback makes no sense has failed, and everybody is told so.
+#[test]
+fn a_task_that_cannot_go_on_is_told_as_failed() {
+    let place = Place::redis();
+    let settings = json!({"worker_send_task_events": true});
+    let mut worker = Worker::start(&place, &settings, &["-n", "ours@test", BEATS[0], BEATS[1]]);
+    python(&place, "events.py", &["cannot_go_on"]);
+    worker.wait_for_line("raised unexpected: ValueError");
+    assert_eq!(worker.count_lines("succeeded"), 0);
 }
 
 /// A way to a server that can be closed.

@@ -8,13 +8,16 @@ use anyhow::Context as _;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::global::Global;
 use super::json_argument;
-use crate::broker::send;
-use crate::canvas::{self, Context, Partial, Signature};
+use crate::backend::ResultBackend;
+use crate::broker::Broker;
+use crate::canvas::{self, Context, Partial, Publication, Signature, Step};
 use crate::config::{Settings, connect};
+use crate::events::{Events, Sender};
 use crate::execution::steps::Steps;
 use crate::message::content::compression::Compression;
 use crate::message::content::{Serializer, Writer};
@@ -126,13 +129,23 @@ impl Call {
         let priority = destination.priority.or(settings.task_default_priority);
         message.properties.priority = Some(priority.unwrap_or(0));
         message.properties.delivery_mode = Some(destination.delivery_mode);
+        let publication = Publication {
+            task: name,
+            id: id.clone(),
+            declare: destination.declare,
+            outgoing: Outgoing {
+                route: destination.route,
+                message,
+            },
+        };
         let broker = connect::broker(&settings)?;
-        if let Some(queue) = &destination.declare {
-            broker.declare(queue).await?;
-        }
-        let route = destination.route;
-        send(&*broker, Outgoing { route, message }, &settings.publish_retry()).await?;
-        broker.close().await?;
+        carry_out(
+            &settings,
+            broker,
+            None,
+            vec![Step::Publish(Box::new(publication))],
+        )
+        .await?;
         println!("{id}");
         Ok(ExitCode::SUCCESS)
     }
@@ -158,16 +171,7 @@ impl Call {
             new_id: &mut || Uuid::new_v4().to_string(),
         };
         let applied = canvas::apply(&signature, partial, &mut context)?;
-        let steps = Steps::new(
-            Arc::clone(&broker),
-            backend,
-            settings.publish_retry(),
-            Arc::default(),
-        );
-        for step in applied.steps {
-            steps.carry_out(step).await?;
-        }
-        broker.close().await?;
+        carry_out(settings, broker, backend, applied.steps).await?;
         for id in ids(&applied.result) {
             println!("{id}");
         }
@@ -229,7 +233,7 @@ impl Call {
             "timelimit": [self.time_limit, self.soft_time_limit],
             "root_id": id, "parent_id": null,
             "argsrepr": repr::args(&args), "kwargsrepr": repr::value(&kwargs),
-            "origin": format!("gen{}@celerybox", std::process::id()),
+            "origin": origin(),
             "ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {},
         });
         Ok(Message {
@@ -249,6 +253,44 @@ impl Call {
             self.args, self.kwargs
         )
     }
+}
+
+/// Does these steps, tells of what is sent where the settings say so (`task_send_sent_event`), and disconnects.
+async fn carry_out(
+    settings: &Settings,
+    broker: Arc<dyn Broker>,
+    backend: Option<Arc<dyn ResultBackend>>,
+    steps: Vec<Step>,
+) -> anyhow::Result<()> {
+    let events = Arc::new(match settings.task_send_sent_event {
+        true => Events::default().telling_sent(&origin()),
+        false => Events::default(),
+    });
+    let sending = Steps::new(
+        Arc::clone(&broker),
+        backend,
+        settings.publish_retry(),
+        Arc::clone(&events),
+    );
+    for step in steps {
+        sending.carry_out(step).await?;
+    }
+    if events.sends() {
+        let sender = Sender {
+            events,
+            broker: Arc::clone(&broker),
+            exchange: connect::event_exchange(settings)?,
+            writer: connect::event_writer(settings)?,
+        };
+        // What waits is sent first.
+        sender.run(watch::Sender::new(true).subscribe()).await;
+    }
+    Ok(broker.close().await?)
+}
+
+/// Who sends, in messages and in events.
+fn origin() -> String {
+    format!("gen{}@celerybox", std::process::id())
 }
 
 /// The tasks that a result tuple waits for: those of a group, else the one it is the result of.

@@ -19,7 +19,7 @@ use crate::canvas::{self, CanvasError, Context, Partial, Signature, Step};
 use crate::events::Elected;
 use crate::execution::Execution;
 use crate::message::content::BoundedReader;
-use crate::message::{JsonMap, Message};
+use crate::message::{JsonMap, Message, repr};
 use crate::queue::Queue;
 
 use neighbours::{Neighbours, News};
@@ -146,6 +146,7 @@ impl Gossip {
     }
 
     async fn elected(&self, id: &Value, elected: Elected) {
+        let id = repr::value(id);
         if elected.name != self.execution.listeners.events.candidate() {
             return info!("node {:.300} elected for {id}", elected.name);
         }
