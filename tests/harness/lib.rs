@@ -6,6 +6,7 @@
 
 mod broker;
 mod certificate;
+mod collector;
 mod place;
 mod port;
 mod process;
@@ -17,7 +18,9 @@ mod worker;
 
 pub use broker::Place;
 pub use certificate::Certificate;
+pub use collector::{Collector, Span};
 pub use place::{celerybox, guests, root, tasks, venv_python};
+pub use port::free_port;
 pub use process::Process;
 pub use python::{
     check, check_old, flower, interpreter, interpreter_for, python, python_of, python_with, send,

@@ -10,7 +10,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// A port of 127.0.0.1 that nothing listens on and that this process has not handed out before. Two test programs at
 /// once start at different places; should they still meet, the server that comes second fails to bind, and whoever
 /// starts it tries again.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let start = std::process::id().wrapping_mul(7919);
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);

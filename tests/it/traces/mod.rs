@@ -1,14 +1,11 @@
 //! OpenTelemetry: a task's run is a span of the trace that its client began, and so is what it sends.
 
-mod collector;
-
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use celerybox_tests::{Place, Signal, Worker, eventually, send, within};
+use celerybox_tests::{Collector, Place, Signal, Span, Worker, eventually, send, within};
 use serde_json::{Value, json};
 
-use self::collector::{Collector, Span};
 use crate::golden;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -66,7 +63,7 @@ fn a_client_writes_the_headers_that_are_read_here() {
 
 fn run_and_chain(place: &Place, system: &str) {
     let collector = Collector::start();
-    let endpoint = format!("http://{}/v1/traces", collector.address);
+    let endpoint = format!("http://{}/v1/traces", collector.address());
     let settings = json!({"traces": {"endpoint": endpoint, "headers": {"x-token": "secret"}}});
     let _worker = worker(place, &settings, |command| {
         command.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test");
@@ -137,7 +134,7 @@ fn failures_and_retries_are_told() {
         command
             .env(
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
-                format!("http://{}", collector.address),
+                format!("http://{}", collector.address()),
             )
             .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t")
             .env("OTEL_SERVICE_NAME", "shop");
@@ -198,7 +195,7 @@ fn failures_and_retries_are_told() {
 fn what_a_task_sends_is_its_child() {
     let place = Place::redis();
     let collector = Collector::start();
-    let endpoint = format!("http://{}/v1/traces", collector.address);
+    let endpoint = format!("http://{}/v1/traces", collector.address());
     let grants = json!({"sender": {"send_to": {"queues": ["celery"], "tasks": ["arithmetic.*"]}}});
     let worker = worker(
         &place,
@@ -233,7 +230,7 @@ fn what_a_task_sends_is_its_child() {
 fn what_is_not_sampled_is_not_sent() {
     let place = Place::redis();
     let collector = Collector::start();
-    let settings = json!({"traces": {"endpoint": format!("http://{}/v1/traces", collector.address)}});
+    let settings = json!({"traces": {"endpoint": format!("http://{}/v1/traces", collector.address())}});
     let mut worker = worker(&place, &settings, |_| {});
     let unsampled = json!({"traceparent": format!("00-{TRACE}-{CLIENT}-00")});
     send(

@@ -1,43 +1,56 @@
-//! A collector: takes OTLP over HTTP, and reads the spans out of it.
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// One span as it was received.
+/// One span of OpenTelemetry as it was received.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Span {
-    pub(super) trace: String,
-    pub(super) id: String,
-    pub(super) parent: String,
-    pub(super) name: String,
-    pub(super) kind: u64,
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) attributes: BTreeMap<String, String>,
+pub struct Span {
+    /// The trace's id, hexadecimal.
+    pub trace: String,
+    /// Its own id.
+    pub id: String,
+    /// That of the span it belongs to.
+    pub parent: String,
+    /// What it is called.
+    pub name: String,
+    /// 2: server, 3: client, 4: producer, 5: consumer.
+    pub kind: u64,
+    /// When it began, Unix time in nanoseconds.
+    pub start: u64,
+    /// When it ended.
+    pub end: u64,
+    /// Its attributes, as texts.
+    pub attributes: BTreeMap<String, String>,
     /// Names of events with their attributes.
-    pub(super) events: Vec<(String, BTreeMap<String, String>)>,
+    pub events: Vec<(String, BTreeMap<String, String>)>,
     /// 0: unset, 2: error.
-    pub(super) status: u64,
-    pub(super) status_message: String,
-    pub(super) resource: BTreeMap<String, String>,
+    pub status: u64,
+    /// What is said of the status.
+    pub status_message: String,
+    /// The attributes of who made it.
+    pub resource: BTreeMap<String, String>,
 }
 
-/// A server that lives as long as the test program.
-pub(super) struct Collector {
-    pub(super) address: SocketAddr,
+/// A collector that takes OTLP over HTTP and lives as long as the test program.
+#[derive(Debug)]
+pub struct Collector {
+    address: SocketAddr,
     received: Arc<Mutex<Received>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Received {
     bodies: Vec<Vec<u8>>,
     heads: Vec<String>,
 }
 
 impl Collector {
-    pub(super) fn start() -> Self {
+    /// Listens on a port of its own.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let received = Arc::<Mutex<Received>>::default();
@@ -51,12 +64,24 @@ impl Collector {
         Self { address, received }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The request lines and headers so far.
-    pub(super) fn heads(&self) -> Vec<String> {
+    ///
+    /// # Panics
+    /// Where a thread that takes requests panicked.
+    pub fn heads(&self) -> Vec<String> {
         self.received.lock().unwrap().heads.clone()
     }
 
-    pub(super) fn spans(&self) -> Vec<Span> {
+    /// The spans so far.
+    ///
+    /// # Panics
+    /// Where something else arrived.
+    pub fn spans(&self) -> Vec<Span> {
         let received = self.received.lock().unwrap();
         received.bodies.iter().flat_map(|body| spans(body)).collect()
     }
