@@ -272,8 +272,12 @@ async fn carry_out(
         settings.publish_retry(),
         Arc::clone(&events),
     );
+    let mut done = Ok(());
     for step in steps {
-        sending.carry_out(step).await?;
+        done = sending.carry_out(step).await;
+        if done.is_err() {
+            break;
+        }
     }
     if events.sends() {
         let sender = Sender {
@@ -285,7 +289,9 @@ async fn carry_out(
         // What waits is sent first.
         sender.run(watch::Sender::new(true).subscribe()).await;
     }
-    Ok(broker.close().await?)
+    let closed = broker.close().await;
+    done?;
+    Ok(closed?)
 }
 
 /// Who sends, in messages and in events.
