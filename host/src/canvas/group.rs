@@ -145,15 +145,10 @@ mod tests {
         };
         let sizes = |id: &str| {
             let applied = apply(group(id), Partial::default()).unwrap();
-            let lines = lines(&applied);
-            assert_eq!(
-                applied.steps.len() - 2,
-                lines.iter().filter(|line| line.starts_with("size")).count()
-            );
-            lines
-                .into_iter()
-                .filter(|line| line.starts_with("size"))
-                .collect::<Vec<_>>()
+            let mut sizes = lines(&applied);
+            sizes.retain(|line| line.starts_with("size"));
+            assert_eq!(applied.steps.len(), sizes.len() + 2);
+            sizes
         };
         assert_eq!(sizes("g1"), ["size g1 2"]);
         assert!(sizes("c1").is_empty());

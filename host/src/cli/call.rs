@@ -16,7 +16,7 @@ use super::json_argument;
 use crate::backend::ResultBackend;
 use crate::broker::Broker;
 use crate::canvas::{self, Context, Partial, Publication, Signature, Step};
-use crate::config::{Settings, connect};
+use crate::config::{Settings, connect, origin};
 use crate::events::{Events, Sender};
 use crate::execution::steps::Steps;
 use crate::message::content::compression::Compression;
@@ -24,6 +24,9 @@ use crate::message::content::{Serializer, Writer};
 use crate::message::request::{format_time, parse_time};
 use crate::message::{JsonMap, Message, Outgoing, Properties, repr};
 use crate::queue::{Destination, Sending};
+
+/// What this client calls its host.
+const HOST: &str = "celerybox";
 
 /// Send a task to a worker; prints its id.
 #[derive(Args)]
@@ -165,7 +168,7 @@ impl Call {
             options: self.options(),
         };
         let mut context = Context {
-            defaults: &settings.canvas("celerybox", backend.as_ref())?,
+            defaults: &settings.canvas(HOST, backend.as_ref())?,
             sender: None,
             now: Timestamp::now(),
             new_id: &mut || Uuid::new_v4().to_string(),
@@ -233,7 +236,7 @@ impl Call {
             "timelimit": [self.time_limit, self.soft_time_limit],
             "root_id": id, "parent_id": null,
             "argsrepr": repr::args(&args), "kwargsrepr": repr::value(&kwargs),
-            "origin": origin(),
+            "origin": origin(HOST),
             "ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {},
         });
         Ok(Message {
@@ -263,7 +266,7 @@ async fn carry_out(
     steps: Vec<Step>,
 ) -> anyhow::Result<()> {
     let events = Arc::new(match settings.task_send_sent_event {
-        true => Events::default().telling_sent(&origin()),
+        true => Events::default().telling_sent(&origin(HOST)),
         false => Events::default(),
     });
     let sending = Steps::new(
@@ -292,11 +295,6 @@ async fn carry_out(
     let closed = broker.close().await;
     done?;
     Ok(closed?)
-}
-
-/// Who sends, in messages and in events.
-fn origin() -> String {
-    format!("gen{}@celerybox", std::process::id())
 }
 
 /// The tasks that a result tuple waits for: those of a group, else the one it is the result of.

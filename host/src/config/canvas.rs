@@ -24,8 +24,13 @@ impl Settings {
             inherit_parent_priority: self.task_inherit_parent_priority,
             errbacks_on_headers: self.task_allow_error_cb_on_chord_header,
             chords: backend.map_or(Chords::Refused, |backend| backend.chords()),
-            origin: format!("gen{}@{host}", std::process::id()),
+            origin: origin(host),
             definitions: Arc::default(),
         })
     }
+}
+
+/// Who sends, in messages (header `origin`) and in events: this process on that host.
+pub(crate) fn origin(host: &str) -> String {
+    format!("gen{}@{host}", std::process::id())
 }

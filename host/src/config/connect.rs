@@ -20,7 +20,7 @@ use crate::control;
 use crate::message::content::Writer;
 use crate::nearest::did_you_mean;
 use crate::policy::admit::seconds;
-use crate::queue::{Exchange, ExchangeKind, Queue};
+use crate::queue::{Exchange, ExchangeKind, Queue, reply_exchange};
 use crate::redis_url::Connecting;
 use crate::tls::Tls;
 use uuid::Uuid;
@@ -164,7 +164,7 @@ fn fleeting(settings: &Settings) -> Option<filesystem::Fleeting> {
             settings.event_queue_prefix.clone(),
             settings.event_exchange.clone(),
         ),
-        replies: format!("reply.{}.pidbox", settings.control_exchange),
+        replies: reply_exchange(&settings.control_exchange),
         expires: seconds(settings.event_queue_expires)?,
     })
 }

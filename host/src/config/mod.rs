@@ -20,6 +20,7 @@ use crate::nearest::nearest;
 use crate::policy::admit::Defaults;
 use crate::policy::publish::RetryPolicy;
 
+pub(crate) use canvas::origin;
 pub use settings::{OneOrMany, SETTINGS, Settings};
 
 /// The file that is read when none is named and it is there.

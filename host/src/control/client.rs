@@ -14,7 +14,7 @@ use crate::broker::{Broker, BrokerError, Delivery};
 use crate::clock::Clock;
 use crate::message::content::{BoundedReader, Reader};
 use crate::message::{JsonMap, Message, Outgoing, Properties, Route};
-use crate::queue::{Exchange, ExchangeKind, Queue};
+use crate::queue::{Exchange, ExchangeKind, Queue, reply_exchange};
 
 /// Answers to one command end here, in their number and in bytes: whoever may send to a reply queue may send anything.
 const MOST: (usize, usize) = (10_000, 64 << 20);
@@ -201,7 +201,7 @@ impl Client {
 fn reply_queue(options: &Options, id: &str) -> Queue {
     let exchange = Exchange {
         durable: false,
-        ..Exchange::new(format!("reply.{}.pidbox", options.exchange), ExchangeKind::Direct)
+        ..Exchange::new(reply_exchange(&options.exchange), ExchangeKind::Direct)
     };
     Queue {
         durable: options.durable,

@@ -13,7 +13,7 @@ use crate::broker::{Broker, BrokerError, Delivery};
 use crate::execution::Execution;
 use crate::message::content::BoundedReader;
 use crate::message::{Message, Outgoing, Properties, Route};
-use crate::queue::{Exchange, ExchangeKind, Queue};
+use crate::queue::{Exchange, ExchangeKind, Queue, reply_exchange};
 
 /// How long to wait for answers: Celery's second.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ async fn hello(
         durable: false,
         ..Exchange::new(name, kind)
     };
-    let replies = fleeting(&format!("reply.{mailboxes}.pidbox"), ExchangeKind::Direct);
+    let replies = fleeting(&reply_exchange(mailboxes), ExchangeKind::Direct);
     let everybody = fleeting(&format!("{mailboxes}.pidbox"), ExchangeKind::Fanout);
     let queue = Queue {
         durable: false,

@@ -118,9 +118,9 @@ impl Gossip {
         };
         let events = &self.execution.listeners.events;
         match (kind, event.get("id")) {
-            // An election waits for every worker that is alive, whether it stands or not.
             ("worker-elect", Some(id)) => {
-                // An answer to what was not taken would send its id on, however long.
+                // Whoever called it waits for every worker that is alive, so each candidate that was taken is answered. An
+                // answer to what was not would send its id on, however long.
                 if !events.elections().stand(event) {
                     return debug!("an election makes no sense, or there are too many");
                 }

@@ -211,6 +211,12 @@ impl From<&str> for Queue {
     }
 }
 
+/// The exchange of answers to remote control, by `control_exchange` (contract section 6.1). The queues of those who ask are
+/// named after it.
+pub fn reply_exchange(control_exchange: &str) -> String {
+    format!("reply.{control_exchange}.pidbox")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,11 +11,11 @@ use celerybox::config::Settings;
 use celerybox::policy::grants::Grants;
 use celerybox::policy::network::Server;
 use celerybox::sandbox::{Component, Granting, LoadError, Run, Sandbox};
-use celerybox_tests::{guests, root, venv_python};
+use celerybox_tests::guests;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::{Attack, Lab, assert_fails, assert_hard_limit, failure, value};
+use super::{Attack, Lab, assert_fails, assert_hard_limit, failure, prepared, value};
 
 /// A sandbox, and the guest that reaches for things with some grants.
 pub(super) struct Reach {
@@ -407,12 +406,7 @@ async fn t17_nothing_leads_out_of_a_writable_folder() {
 /// The kernel's `openat2` resolves paths inside a folder; without it cap-std does, step by step.
 #[test]
 fn without_openat2_t17_holds_too() {
-    let mut command = Command::new(venv_python());
-    command
-        .arg(root().join("tests/interop/without_openat2.py"))
-        .arg(std::env::current_exe().unwrap())
-        .arg("sandbox::grants::t17_");
-    let output = command.output().unwrap();
+    let output = prepared("without_openat2.py", &[], &["sandbox::grants::t17_"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && text.contains("3 passed"),

@@ -17,6 +17,7 @@ mod stack;
 mod time;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use celerybox::outcome::{Failure, Outcome};
 use celerybox::sandbox::{
     Call, Component, ErrandError, Limits, LoadError, Occupancy, Run, Sandbox, StateSink,
 };
-use celerybox_tests::guests;
+use celerybox_tests::{guests, root, venv_python};
 use component::Guest;
 use serde_json::Value;
 
@@ -231,6 +232,18 @@ impl Lab {
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Runs tests of this program once more, in a process that a script of `tests/interop` prepares: the script's arguments, and
+/// those of the tests.
+pub(crate) fn prepared(script: &str, arguments: &[&str], tests: &[&str]) -> Output {
+    let mut command = Command::new(venv_python());
+    command
+        .arg(root().join("tests/interop").join(script))
+        .args(arguments)
+        .arg(std::env::current_exe().expect("a program"))
+        .args(tests);
+    command.output().expect("the interpreter starts")
 }
 
 fn message(task: &str, args: &str) -> Request {

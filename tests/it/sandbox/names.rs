@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, UdpSocket};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use celerybox_tests::{root, venv_python};
 use serde_json::json;
 
 use super::grants::Reach;
+use super::prepared;
 
 /// The address that is not the loopback's.
 const OUTSIDE: &str = "192.0.2.1";
@@ -110,13 +109,8 @@ fn answer(query: &[u8], question: usize, kind: u16, alias: Option<&str>, address
 #[test]
 fn t21_t22_whoever_answers_for_a_name_leads_nobody_astray() {
     let own = "sandbox::names::with_a_resolver_of_its_own";
-    let mut command = Command::new(venv_python());
-    command
-        .arg(root().join("tests/interop/own_network.py"))
-        .arg(OUTSIDE)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", own, "--ignored", "--nocapture"]);
-    let output = command.output().unwrap();
+    let tests = ["--exact", own, "--ignored", "--nocapture"];
+    let output = prepared("own_network.py", &[OUTSIDE], &tests);
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(77) {
