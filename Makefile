@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint unit bench long suite fuzz install guests wasm-target servers python clean
+.PHONY: help demo test lint unit bench long suite fleets fuzz install guests wasm-target servers python clean
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CELERYBOX := $(CARGO_TARGET_DIR)/debug/celerybox
@@ -38,6 +38,10 @@ long: guests celerybox servers python ## The long test by hand: a mixed fleet un
 
 suite: guests celerybox python servers ## Celery's own integration tests against this worker (tests/README.md)
 	cargo test $(WORKER) --test it -- --include-ignored --nocapture --test-threads 1 celery_suite::
+
+fleets: guests celerybox python servers ## Workflows between this worker and clients and workers of Celery 5.2 to 5.7
+	@tests/setup/python.sh 5.3 5.4 5.5 5.6
+	cargo test $(WORKER) --test it -- --include-ignored --nocapture --test-threads 1 canvas::fleet::
 
 fuzz: ## Ten minutes for each decoder, by hand (tests/README.md)
 	tests/fuzz/run.sh

@@ -346,9 +346,13 @@ pub enum Outcome {
     Refused(Failure),
     /// It was done before, and its message came again.
     Duplicate,
-    /// The same, but what follows it was not sent, as its stored result names no children (contract section 3.9): the
-    /// result as JSON.
-    Unfollowed(Box<str>),
+    /// The same, but what follows it may not have been done (contract section 3.9).
+    Unfollowed {
+        /// The stored result as JSON.
+        result: Box<str>,
+        /// Whether its callbacks and the rest of its chain are missing: the stored result names no children.
+        unsent: bool,
+    },
     /// A cold shutdown ended it (contract section 3.14).
     Cancelled,
     /// The sandbox itself failed; not the task's doing.
@@ -383,6 +387,8 @@ pub struct Part {
     pub state: State,
     /// Its value, or the error map.
     pub result: Box<RawValue>,
+    /// Whether its message had been delivered before, so that it may have been counted.
+    pub redelivered: bool,
 }
 
 /// Two parts are equal when they are the same text.

@@ -107,7 +107,7 @@ pub fn unsent(outcome: &Outcome, plan: &mut Plan, error: &dyn std::fmt::Display)
             "OperationalError",
             error.to_string(),
         )),
-        Outcome::Unfollowed(_) => Outcome::Reject {
+        Outcome::Unfollowed { .. } => Outcome::Reject {
             reason: None,
             requeue: true,
         },
@@ -197,11 +197,14 @@ impl Settling<'_> {
                 self.settle(false, false);
             }
             Outcome::Ignore | Outcome::Replaced | Outcome::Duplicate => self.settle(true, false),
-            Outcome::Unfollowed(value) => {
-                match canvas::succeeded(self.request, value, left.context) {
-                    Ok(applied) => self.sends.extend(applied.steps.into_iter().map(Sending::Follow)),
-                    Err(error) => self.effects.push(Effect::Log(error.to_string())),
+            Outcome::Unfollowed { result, unsent } => {
+                if *unsent {
+                    match canvas::succeeded(self.request, result, left.context) {
+                        Ok(applied) => self.sends.extend(applied.steps.into_iter().map(Sending::Follow)),
+                        Err(error) => self.effects.push(Effect::Log(error.to_string())),
+                    }
                 }
+                self.part(State::Success, borrowed(result));
                 self.effects.push(Effect::Remember);
                 self.settle(true, false);
             }
@@ -283,7 +286,7 @@ impl Settling<'_> {
             Ok(prevented) => {
                 for task in prevented {
                     let meta = document::prevented(&task, &result, traceback, self.scene);
-                    let part = task.part(&result);
+                    let part = task.part(&result, request);
                     let is_awaited = left.context.defaults.chords == Chords::Unlock && part.is_some();
                     let stored = meta.filter(|_| stored || is_awaited);
                     if stored.is_some() || part.is_some() {
@@ -466,6 +469,13 @@ mod tests {
         Failure::new("builtins", "ValueError", "boom")
     }
 
+    fn unfollowed(unsent: bool) -> Outcome {
+        Outcome::Unfollowed {
+            result: "7".into(),
+            unsent,
+        }
+    }
+
     fn reject(requeue: bool) -> Outcome {
         Outcome::Reject {
             reason: Some("no".into()),
@@ -510,11 +520,7 @@ mod tests {
                 &["store REVOKED", "ack"],
             ),
             (Outcome::Duplicate, &[], &["ack"]),
-            (
-                Outcome::Unfollowed("1".into()),
-                &["remember"],
-                &["remember", "ack"],
-            ),
+            (unfollowed(true), &["remember"], &["remember", "ack"]),
             (
                 Outcome::Refused(failure()),
                 &["store FAILURE"],
@@ -707,6 +713,15 @@ mod tests {
         for outcome in [Outcome::Ignore, Outcome::Duplicate, reject(true)] {
             assert_eq!(effects(outcome).len(), 1);
         }
+        // What was stored before was perhaps all that its worker came to.
+        let done_before = effects(unfollowed(true));
+        assert_eq!(
+            done_before[..3],
+            ["follow n2 cb1 [7]", "follow n3 cb2 [5]", "follow x1 next [7]"]
+        );
+        let counted = ["part i1 of g1 Some(2) SUCCESS", "remember", "ack"];
+        assert_eq!(done_before[3..], counted);
+        assert_eq!(effects(unfollowed(false)), counted);
         assert_eq!(
             effects(Outcome::Retry(Box::default())),
             ["publish", "store RETRY", "ack"]

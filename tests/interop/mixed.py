@@ -92,8 +92,9 @@ def chords(first, last):
         nested = group(on(first, add.s(2, 2)), on(last, add.s(3, 3)))
         flat = chord(group(on(first, add.s(1, 1)), nested))(on(body, tsum.s()))
         comes_to("a group in a header", flat, 12)
-        if celery.VERSION >= (5, 3):
-            # An older client gives the inner group the id of the chord, whose size the worker that sends the group writes over.
+        if celery.VERSION >= (5, 7):
+            # An older client gives the inner group the id of the chord, and a Python worker that ends it hangs, or writes over
+            # its size: with Python workers alone most of these chords never end.
             kept = chain(on(first, add.si(1, 200)), group(on(first, add.si(1, 1000)), on(last, add.si(1, 2000))))
             structured = chord([on(last, add.si(1, 0)), kept])(on(body, echo.s()))
             comes_to("a group at the end of a chain in a header", structured, [1, [1001, 2001]])
@@ -121,8 +122,9 @@ def begun_by_a_worker(first, last):
         on(first, tsum.s()),
     )
     comes_to("groups in a chain", upgraded.apply_async(), 17)
-    if celery.VERSION < (5, 3):
-        # Such a client tells nobody the ids of what comes after a chord; where the chord fails, it waits for ever.
+    if celery.VERSION < (5, 7):
+        # Such a client makes what comes after a chord a part of its body. Where the chord fails, some of these parts get no
+        # state from workers of any version, and the client waits for ever.
         return
     header = [on(first, add.s(1)), on(last, fail.si("late")), on(first, sleep.si(0.3))]
     failed = chain(on(first, add.s(1, 1)), chord(header, on(last, tsum.s())), on(first, add.s(1))).apply_async()

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Python environments with real Celery: .build/venv as requirements.txt says, and beside it one for each line of old clients
 # (requirements-4.4.txt, requirements-5.2.txt), and one with Flower (requirements-flower.txt). .build/venv-suite runs
-# Celery's own tests, whose source package is unpacked inside of it, unchanged. Quick when they are there already.
+# Celery's own tests, whose source package is unpacked inside of it, unchanged. `python.sh 5.4` makes .build/venv-5.4, too.
+# Quick when they are there already.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-names=(venv venv-4.4 venv-5.2 venv-flower venv-suite)
+names=(venv venv-4.4 venv-5.2 venv-flower venv-suite "${@/#/venv-}")
 
 say() { printf 'python: %s\n' "$*" >&2; }
 

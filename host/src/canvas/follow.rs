@@ -143,6 +143,7 @@ impl ChordPart {
                 index: request.group_index,
                 state,
                 result: result.to_owned(),
+                redelivered: request.redelivered,
             },
         })
     }
@@ -262,8 +263,8 @@ impl Prevented {
         text.filter(|text| !text.is_empty())
     }
 
-    /// What it reports to its chord with the failure of another; `None` when it is in none.
-    pub fn part(&self, result: &RawValue) -> Option<ChordPart> {
+    /// What it reports to its chord with the failure of another, the task of this request; `None` when it is in none.
+    pub fn part(&self, result: &RawValue, failed: &Request) -> Option<ChordPart> {
         let chord = self.options.get("chord").filter(|chord| chord.is_object())?;
         let index = self.options.get("group_index").and_then(Value::as_u64);
         Some(ChordPart {
@@ -274,6 +275,7 @@ impl Prevented {
                 index: index.and_then(|index| u32::try_from(index).ok()),
                 state: State::Failure,
                 result: result.to_owned(),
+                redelivered: failed.redelivered,
             },
         })
     }

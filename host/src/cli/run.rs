@@ -192,7 +192,7 @@ fn report(task: &str, outcome: Outcome) -> ExitCode {
         Outcome::Revoked(_)
         | Outcome::Refused(_)
         | Outcome::Duplicate
-        | Outcome::Unfollowed(_)
+        | Outcome::Unfollowed { .. }
         | Outcome::Cancelled => format!("{task} did not run"),
         Outcome::WorkerLost(reason) => format!("the sandbox failed: {reason}; please report this"),
     };

@@ -199,7 +199,7 @@ fn ended(
                 _ => failed("task-failed", &failure),
             }
         }
-        Outcome::Ignore | Outcome::Replaced | Outcome::Duplicate | Outcome::Unfollowed(_) => None,
+        Outcome::Ignore | Outcome::Replaced | Outcome::Duplicate | Outcome::Unfollowed { .. } => None,
     }
 }
 

@@ -73,13 +73,7 @@ impl Execution {
         let stored = self.backend.as_ref()?.fetch(&request.id).await.ok()??;
         let (result, has_children) = document::success(&stored)?;
         self.tell(task, DoneBefore("Task already completed successfully."));
-        let followed = has_children || (request.body.callbacks.is_none() && request.body.chain.is_none());
-        Some(match followed {
-            true => {
-                self.known.succeeded(request);
-                Outcome::Duplicate
-            }
-            false => Outcome::Unfollowed(result),
-        })
+        let unsent = !has_children && (request.body.callbacks.is_some() || request.body.chain.is_some());
+        Some(Outcome::Unfollowed { result, unsent })
     }
 }

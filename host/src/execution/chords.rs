@@ -272,7 +272,7 @@ impl Execution {
             Ok(rest) => {
                 for prevented in rest {
                     let stored = document::prevented(&prevented, &result, None, self.scene());
-                    let part = prevented.part(&result);
+                    let part = prevented.part(&result, &task.request);
                     done = done.and(self.prevent(task, Prevent { stored, part }).await);
                 }
             }

@@ -119,7 +119,7 @@ fn ran(request: &Request, run: &Run) {
         Outcome::Revoked(_)
         | Outcome::Refused(_)
         | Outcome::Duplicate
-        | Outcome::Unfollowed(_)
+        | Outcome::Unfollowed { .. }
         | Outcome::Cancelled => {}
     }
 }

@@ -110,7 +110,7 @@ impl TaskMetrics {
             Outcome::Ignore => self.set_aside("ignored"),
             Outcome::Replaced => self.set_aside("replaced"),
             Outcome::Cancelled => self.set_aside("cancelled"),
-            Outcome::Duplicate | Outcome::Unfollowed(_) => self.set_aside("duplicate"),
+            Outcome::Duplicate | Outcome::Unfollowed { .. } => self.set_aside("duplicate"),
         }
         self.runtime.observe(run.duration.as_secs_f64());
         self.sandboxes.measure(run);

@@ -152,7 +152,7 @@ impl<'a> Ending<'a> {
                 status: Status::error("cancelled"),
                 ..Self::state("CANCELLED")
             },
-            Outcome::Ignore | Outcome::Replaced | Outcome::Duplicate | Outcome::Unfollowed(_) => {
+            Outcome::Ignore | Outcome::Replaced | Outcome::Duplicate | Outcome::Unfollowed { .. } => {
                 Self::state("IGNORED")
             }
         }

@@ -191,17 +191,27 @@ fn queues(chords: &[Chord]) -> String {
 
 /// Contract section 4.6: whatever the last thing is that the result backend hears of the worker, and whether the worker
 /// learns what came of it, the chord's body runs, and runs once.
-#[test]
-fn a_chord_survives_a_worker_that_is_killed_at_any_step() {
+fn survives_any_step(heir: &Value) {
     let (place, sent) = killed_on(&BACKEND);
     let all = format!("{},bodies", queues(&sent));
-    let worker = Worker::start(&place, &json!({}), &["-c", "8", "-Q", &all, "-n", "heir@h"]);
+    let worker = Worker::start(&place, heir, &["-c", "8", "-Q", &all, "-n", "heir@h"]);
     succeed(&place, &worker, &bodies(&sent));
     // What still waits for a claim has to end before anything is counted.
     eventually("every chord is over", || {
         sent.iter().all(|chord| is_done(&place, chord))
     });
     ran_once(&place, &worker, &sent);
+}
+
+#[test]
+fn a_chord_survives_a_worker_that_is_killed_at_any_step() {
+    survives_any_step(&json!({}));
+}
+
+/// Contract section 3.9: a task that succeeded is not run again, and counts all the same.
+#[test]
+fn a_chord_survives_it_when_no_task_is_run_twice() {
+    survives_any_step(&json!({"worker_deduplicate_successful_tasks": true}));
 }
 
 /// The same of a chord that fails: a chain in its header ends early, its body fails with it, and so does what comes after.

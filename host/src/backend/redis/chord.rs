@@ -55,8 +55,8 @@ pub(super) struct Counted {
     group: String,
     /// Seconds of a claim.
     claimed_for: u64,
-    /// Task id, the part, its position, the token of a claim.
-    arguments: [Vec<u8>; 4],
+    /// Task id, the part, its position, the token of a claim, and whether it may have come before.
+    arguments: [Vec<u8>; 5],
 }
 
 impl Counted {
@@ -202,6 +202,7 @@ impl RedisBackend {
                 document,
                 position.into_bytes(),
                 token.as_bytes().to_vec(),
+                vec![if part.redelivered { b'1' } else { b'0' }],
             ],
         };
         let arrived = self.ask(Ask::Part(counted)).await?;
