@@ -28,9 +28,10 @@ unit: guests celerybox servers python
 	cargo test $(WORKER)
 	cargo test --workspace $(subst -p,--exclude,$(WORKER))
 
+bench: export CARGO_PROFILE_DEV_OPT_LEVEL := 2
 bench: guests celerybox servers python ## This worker and Celery's, side by side on Redis and RabbitMQ; nothing else should run
-	cargo bench $(WORKER) --bench sandbox --profile dev
-	cargo bench $(WORKER) --bench compare --profile dev
+	$(if $(CELERYBOX_BENCH),,cargo bench $(WORKER) --bench sandbox --profile dev)
+	cargo bench $(WORKER) --bench compare --profile dev -- $(CELERYBOX_BENCH)
 
 long: export CELERYBOX_LONG ?= 100000
 long: guests celerybox servers python ## The long test by hand: a mixed fleet under kills and restarts (tests/README.md)

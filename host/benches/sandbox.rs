@@ -1,4 +1,4 @@
-//! What a sandbox costs one task: store, instance, call, drop. Run with `cargo bench --profile dev`; the component is
+//! What a sandbox costs one task: store, instance, call, drop. `make bench` runs it with optimization; the component is
 //! the first argument, else `CELERYBOX_BENCH_COMPONENT`, else `.build/tasks/arithmetic.wasm`.
 
 use std::path::PathBuf;

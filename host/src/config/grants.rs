@@ -11,7 +11,8 @@ impl Settings {
     /// The tables `[component.NAME]`, or everything that makes no sense in them.
     pub fn granting(&self) -> Result<Granting, Vec<String>> {
         let mut wrong = Vec::new();
-        let components = grants::read(&self.component, &mut wrong);
+        let events = [self.event_exchange.as_str(), self.event_queue_prefix.as_str()];
+        let components = grants::read(&self.component, events, &mut wrong);
         match wrong.is_empty() {
             true => Ok(Granting {
                 components,
@@ -55,6 +56,7 @@ fn server(url: &str) -> Option<Server> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Route;
 
     #[test]
     fn the_workers_own_servers_are_those_of_its_urls() {
@@ -77,6 +79,25 @@ mod tests {
         settings.clone().found.add(("master".into(), 6380));
         assert_eq!(own.at(6380), ["master"]);
         assert_eq!(server("file:///srv/results"), None);
+    }
+
+    #[test]
+    fn a_pattern_does_not_cover_events_by_whatever_name() {
+        let settings: Settings = toml::from_str(
+            "event_exchange = 'happenings'\nevent_queue_prefix = ''\n\
+             [component.a]\nsend_to = { queues = ['*'], tasks = ['*'] }",
+        )
+        .unwrap();
+        let components = settings.granting().unwrap().components;
+        let allowed = |exchange: &str, routing_key: &str| {
+            let (exchange, routing_key) = (exchange.into(), routing_key.into());
+            components["a"].send_to.allows_route(&Route {
+                exchange,
+                routing_key,
+            })
+        };
+        assert!(!allowed("happenings", "worker.online"));
+        assert!(allowed("", "celery") && allowed("celeryev", "x"));
     }
 
     #[test]

@@ -14,8 +14,6 @@ use crate::queue::glob;
 
 /// The keys of a component's table.
 const KEYS: [&str; 5] = ["environment", "files", "network", "results", "send_to"];
-/// Exchanges and keys of remote control and events. A pattern never covers them; only their own name does.
-const CONTROL: [&str; 4] = ["celeryev", "celery.pidbox", "reply.celery.pidbox", "pidbox"];
 /// The longest name that a refusal repeats, bytes.
 const SHOWN: usize = 128;
 
@@ -43,6 +41,9 @@ pub struct SendTo {
     pub queues: Vec<Pattern>,
     /// Names and globs of tasks.
     pub tasks: Vec<Pattern>,
+    /// `event_exchange` and `event_queue_prefix`. Like the exchanges and queues of remote control, a pattern never covers
+    /// what has these names; only its own name does.
+    pub events: Vec<String>,
 }
 
 /// A name, or a glob as in `task_routes`.
@@ -95,11 +96,17 @@ impl SendTo {
     /// other exchange the grant is written `exchange/routing key`. Remote control and events are no queues.
     pub fn allows_route(&self, route: &Route) -> bool {
         let name = place(route);
-        let control = |text: &str| {
-            let mut parts = text.split(['.', '/', '@']);
-            CONTROL.contains(&text) || text.ends_with(".pidbox") || parts.any(|part| part == "pidbox")
+        let names_events = |text: &str| {
+            let mut names = self.events.iter();
+            names.any(|name| {
+                let rest = text.strip_prefix(name.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            })
         };
-        let reserved = control(&route.exchange) || control(&route.routing_key);
+        let names_control = |text: &str| text.split(['.', '/', '@']).any(|part| part == "pidbox");
+        let reserved = [&route.exchange, &route.routing_key]
+            .into_iter()
+            .any(|text| names_events(text) || names_control(text));
         let mut patterns = self.queues.iter();
         patterns.any(|pattern| {
             if reserved {
@@ -244,7 +251,7 @@ impl Grants {
             }
         };
         let mut lines = Vec::new();
-        let SendTo { queues, tasks } = &self.send_to;
+        let SendTo { queues, tasks, .. } = &self.send_to;
         if !queues.is_empty() || !tasks.is_empty() {
             lines.push(format!(
                 "send to queues {} the tasks {}",
@@ -417,10 +424,12 @@ fn variable((name, value): (&String, &Value)) -> Option<(String, Variable)> {
     Some((name.clone(), Variable::Text(text.to_owned())))
 }
 
-/// The components' tables. What makes no sense is added to `wrong`.
-pub fn read(components: &Table, wrong: &mut Vec<String>) -> BTreeMap<String, Grants> {
+/// The components' tables; `events`: see [`SendTo::events`]. What makes no sense is added to `wrong`.
+pub fn read(components: &Table, events: [&str; 2], wrong: &mut Vec<String>) -> BTreeMap<String, Grants> {
     let grants = components.iter().map(|(name, value)| {
-        let grants = Grants::read(name, value, wrong);
+        let mut grants = Grants::read(name, value, wrong);
+        let events = events.into_iter().filter(|name| !name.is_empty());
+        grants.send_to.events = events.map(str::to_owned).collect();
         (name.clone(), grants)
     });
     grants.collect()
@@ -451,7 +460,8 @@ mod tests {
     fn granted(text: &str) -> (Grants, Vec<String>) {
         let table: Table = toml::from_str(text).unwrap();
         let mut wrong = Vec::new();
-        let mut all = read(table["component"].as_table().unwrap(), &mut wrong);
+        let components = table["component"].as_table().unwrap();
+        let mut all = read(components, ["celeryev", "monitors"], &mut wrong);
         (all.remove("mailer").unwrap(), wrong)
     }
 
@@ -498,6 +508,7 @@ mod tests {
         let (grants, _) = granted("[component.mailer]\nsend_to = { queues = ['*'], tasks = ['*'] }");
         assert!(grants.check_send("a", &to("", "anything")).is_ok());
         assert!(grants.check_send("a", &to("x", "y")).is_ok());
+        assert!(grants.check_send("a", &to("", "monitors-of-mine")).is_ok());
         for (exchange, key) in [
             ("celery.pidbox", ""),
             ("", "celery.pidbox"),
@@ -505,6 +516,7 @@ mod tests {
             ("", "w1@host.celery.pidbox"),
             ("other.pidbox", ""),
             ("celeryev", "worker.online"),
+            ("", "monitors.8f1b"),
             ("", "_kombu.binding.celery.pidbox"),
         ] {
             assert!(
