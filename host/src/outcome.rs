@@ -350,7 +350,7 @@ pub enum Outcome {
     Unfollowed {
         /// The stored result as JSON.
         result: Box<str>,
-        /// Whether its callbacks and the rest of its chain are missing: the stored result names no children.
+        /// Whether its callbacks and the rest of its chain are still to be sent: the stored result names no children.
         unsent: bool,
     },
     /// A cold shutdown ended it (contract section 3.14).

@@ -11,8 +11,7 @@ impl Settings {
     /// The tables `[component.NAME]`, or everything that makes no sense in them.
     pub fn granting(&self) -> Result<Granting, Vec<String>> {
         let mut wrong = Vec::new();
-        let events = [self.event_exchange.as_str(), self.event_queue_prefix.as_str()];
-        let components = grants::read(&self.component, events, &mut wrong);
+        let components = grants::read(&self.component, &self.names_of_events(), &mut wrong);
         match wrong.is_empty() {
             true => Ok(Granting {
                 components,
@@ -20,6 +19,13 @@ impl Settings {
             }),
             false => Err(wrong),
         }
+    }
+
+    /// What events go by here, and Celery's own name for them, which others on the same broker may use.
+    fn names_of_events(&self) -> Vec<String> {
+        let names = [self.event_exchange.as_str(), &self.event_queue_prefix, "celeryev"];
+        let names = names.into_iter().filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect()
     }
 
     /// The servers that this worker talks to itself.
@@ -96,8 +102,8 @@ mod tests {
                 routing_key,
             })
         };
-        assert!(!allowed("happenings", "worker.online"));
-        assert!(allowed("", "celery") && allowed("celeryev", "x"));
+        assert!(!allowed("happenings", "worker.online") && !allowed("celeryev", "worker.online"));
+        assert!(allowed("", "celery"));
     }
 
     #[test]

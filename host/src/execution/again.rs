@@ -73,7 +73,9 @@ impl Execution {
         let stored = self.backend.as_ref()?.fetch(&request.id).await.ok()??;
         let (result, has_children) = document::success(&stored)?;
         self.tell(task, DoneBefore("Task already completed successfully."));
-        let unsent = !has_children && (request.body.callbacks.is_some() || request.body.chain.is_some());
-        Some(Outcome::Unfollowed { result, unsent })
+        Some(Outcome::Unfollowed {
+            result,
+            unsent: !has_children,
+        })
     }
 }

@@ -41,8 +41,8 @@ pub struct SendTo {
     pub queues: Vec<Pattern>,
     /// Names and globs of tasks.
     pub tasks: Vec<Pattern>,
-    /// `event_exchange` and `event_queue_prefix`. Like the exchanges and queues of remote control, a pattern never covers
-    /// what has these names; only its own name does.
+    /// Exchanges and queue prefixes of events, none of them empty. Like the exchanges and queues of remote control, a pattern
+    /// never covers what has these names; only its own name does.
     pub events: Vec<String>,
 }
 
@@ -425,11 +425,10 @@ fn variable((name, value): (&String, &Value)) -> Option<(String, Variable)> {
 }
 
 /// The components' tables; `events`: see [`SendTo::events`]. What makes no sense is added to `wrong`.
-pub fn read(components: &Table, events: [&str; 2], wrong: &mut Vec<String>) -> BTreeMap<String, Grants> {
+pub fn read(components: &Table, events: &[String], wrong: &mut Vec<String>) -> BTreeMap<String, Grants> {
     let grants = components.iter().map(|(name, value)| {
         let mut grants = Grants::read(name, value, wrong);
-        let events = events.into_iter().filter(|name| !name.is_empty());
-        grants.send_to.events = events.map(str::to_owned).collect();
+        grants.send_to.events = events.to_vec();
         (name.clone(), grants)
     });
     grants.collect()
@@ -461,7 +460,8 @@ mod tests {
         let table: Table = toml::from_str(text).unwrap();
         let mut wrong = Vec::new();
         let components = table["component"].as_table().unwrap();
-        let mut all = read(components, ["celeryev", "monitors"], &mut wrong);
+        let events = ["celeryev", "monitors"].map(str::to_owned);
+        let mut all = read(components, &events, &mut wrong);
         (all.remove("mailer").unwrap(), wrong)
     }
 
