@@ -40,8 +40,9 @@ long: guests celerybox servers python ## The long test by hand: a mixed fleet un
 suite: guests celerybox python servers ## Celery's own integration tests against this worker (tests/README.md)
 	cargo test $(WORKER) --test it -- --include-ignored --nocapture --test-threads 1 celery_suite::
 
+fleets: export CELERYBOX_LINES ?= 5.3 5.4 5.5 5.6
 fleets: guests celerybox python servers ## Workflows between this worker and clients and workers of Celery 5.2 to 5.7
-	@tests/setup/python.sh 5.3 5.4 5.5 5.6
+	@tests/setup/python.sh $(CELERYBOX_LINES)
 	cargo test $(WORKER) --test it -- --include-ignored --nocapture --test-threads 1 canvas::fleet::
 
 fuzz: ## Ten minutes for each decoder, by hand (tests/README.md)

@@ -6,9 +6,10 @@
 //! there is an error, and so is one that is there and passes. Some tests look at a result in the moment in which it comes
 //! (contract section 10.3): one that fails is given a second chance, and named.
 //!
-//! `CELERYBOX_SUITE='-k chord'` chooses tests by pytest's options.
+//! `CELERYBOX_SUITE='-k chord'` chooses tests by pytest's options; the worker's log is added to `CELERYBOX_SUITE_LOG`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::process::Command;
 
 use celerybox_tests::{Place, Worker, guests, root};
@@ -85,7 +86,9 @@ fn run(chosen: &[String]) -> Ended {
     let output = pytest.output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     if let Some(kept) = std::env::var_os("CELERYBOX_SUITE_LOG") {
-        std::fs::copy(&log, kept).unwrap();
+        // A second chance must not take away the log of the first.
+        let mut kept = File::options().create(true).append(true).open(kept).unwrap();
+        std::io::copy(&mut File::open(&log).unwrap(), &mut kept).unwrap();
     }
     println!("{stdout}");
     let text = std::fs::read_to_string(&report).unwrap_or_else(|error| {

@@ -68,7 +68,8 @@ fn workers_of_celery_5_2_take_part_on_rabbitmq() {
 #[test]
 #[ignore = "an environment for each line: make fleets"]
 fn workers_of_the_lines_since_take_part() {
-    for line in ["5.3", "5.4", "5.5", "5.6"] {
+    let lines = std::env::var("CELERYBOX_LINES").expect("make fleets sets it");
+    for line in lines.split_whitespace() {
         println!("Celery {line}");
         with_a_worker_of(line, &Place::redis());
         with_a_worker_of(line, &Place::amqp());
